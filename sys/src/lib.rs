@@ -7,6 +7,8 @@
 
 #![allow(unsafe_code)] // The workspace denies it everywhere else.
 
+pub mod bpf;
+
 mod clone;
 mod exec;
 mod keyring;
