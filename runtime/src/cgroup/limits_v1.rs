@@ -6,12 +6,11 @@ use super::directory::refused;
 use super::limits::{self, Bound, Memory, STEP, Write};
 use crate::StepError;
 
-/// The writes for the limits that are given, in an order in which the kernel takes them. `read` tells the
-/// value a file has now (None: no such file).
-pub(super) fn writes(
-    resources: &LinuxResources,
-    read: &dyn Fn(&str, &str) -> Result<Option<String>, StepError>,
-) -> Result<Vec<Write>, StepError> {
+/// Tells the value that a controller's file has now; None: there is no such file.
+type Read<'a> = dyn Fn(&str, &str) -> Result<Option<String>, StepError> + 'a;
+
+/// The writes for the limits that are given, in an order in which the kernel takes them.
+pub(super) fn writes(resources: &LinuxResources, read: &Read<'_>) -> Result<Vec<Write>, StepError> {
     limits::refuse_unsupported(resources)?;
     if resources
         .unified()
@@ -34,11 +33,7 @@ pub(super) fn writes(
     Ok(writes)
 }
 
-fn add_cpu(
-    cpu: &LinuxCpu,
-    read: &dyn Fn(&str, &str) -> Result<Option<String>, StepError>,
-    writes: &mut Vec<Write>,
-) -> Result<(), StepError> {
+fn add_cpu(cpu: &LinuxCpu, read: &Read<'_>, writes: &mut Vec<Write>) -> Result<(), StepError> {
     if let Some(cpus) = limits::list("cpu.cpus", cpu.cpus())? {
         writes.push(Write::new("cpuset", "cpuset.cpus", cpus));
     }
@@ -70,11 +65,7 @@ fn add_realtime(cpu: &LinuxCpu, writes: &mut Vec<Write>) -> Result<(), StepError
 
 /// Quota and period are two files, and a child's quota/period may never be above its parent's: of the two
 /// half-way states the one with the smaller ratio comes first, which is never above both ends.
-fn add_quota(
-    cpu: &LinuxCpu,
-    read: &dyn Fn(&str, &str) -> Result<Option<String>, StepError>,
-    writes: &mut Vec<Write>,
-) -> Result<(), StepError> {
+fn add_quota(cpu: &LinuxCpu, read: &Read<'_>, writes: &mut Vec<Write>) -> Result<(), StepError> {
     let quota = limits::bound("cpu.quota", cpu.quota())?
         .map(|bound| Write::bound("cpu", "cpu.cfs_quota_us", bound, "-1"));
     let period =
@@ -110,7 +101,7 @@ fn add_quota(
 
 fn add_memory(
     memory: &LinuxMemory,
-    read: &dyn Fn(&str, &str) -> Result<Option<String>, StepError>,
+    read: &Read<'_>,
     writes: &mut Vec<Write>,
 ) -> Result<(), StepError> {
     let memory = Memory::of(memory)?;
@@ -135,7 +126,7 @@ fn add_memory(
 /// The kernel keeps `limit <= memsw.limit` at every moment: the order depends on the direction.
 fn add_limit_and_swap(
     memory: &Memory,
-    read: &dyn Fn(&str, &str) -> Result<Option<String>, StepError>,
+    read: &Read<'_>,
     writes: &mut Vec<Write>,
 ) -> Result<(), StepError> {
     const SWAP: &str = "memory.memsw.limit_in_bytes";

@@ -8,11 +8,11 @@ use super::directory::refused;
 use super::limits::{self, Bound, Memory, STEP, Write};
 use crate::StepError;
 
-/// The writes for the limits that are given. `read` tells the value a file has now (None: no such file).
-pub(super) fn writes(
-    resources: &LinuxResources,
-    read: &dyn Fn(&str) -> Result<Option<String>, StepError>,
-) -> Result<Vec<Write>, StepError> {
+/// Tells the value that a file has now; None: there is no such file.
+type Read<'a> = dyn Fn(&str) -> Result<Option<String>, StepError> + 'a;
+
+/// The writes for the limits that are given.
+pub(super) fn writes(resources: &LinuxResources, read: &Read<'_>) -> Result<Vec<Write>, StepError> {
     limits::refuse_unsupported(resources)?;
     let mut writes = Vec::new();
     if let Some(cpu) = resources.cpu() {
@@ -45,11 +45,7 @@ fn weight(shares: u64) -> u64 {
     (10f64.powf(exponent) - 1e-9).ceil() as u64
 }
 
-fn add_cpu(
-    cpu: &LinuxCpu,
-    read: &dyn Fn(&str) -> Result<Option<String>, StepError>,
-    writes: &mut Vec<Write>,
-) -> Result<(), StepError> {
+fn add_cpu(cpu: &LinuxCpu, read: &Read<'_>, writes: &mut Vec<Write>) -> Result<(), StepError> {
     let realtime = limits::bound("cpu.realtimeRuntime", cpu.realtime_runtime())?;
     if realtime.is_some() || limits::positive(cpu.realtime_period()).is_some() {
         let cause = "cgroup v2 has no real-time limits; leave it out";
@@ -84,10 +80,7 @@ fn add_cpu(
 }
 
 /// `QUOTA PERIOD`; a period alone keeps the quota, a quota alone the period.
-fn cpu_max(
-    cpu: &LinuxCpu,
-    read: &dyn Fn(&str) -> Result<Option<String>, StepError>,
-) -> Result<Option<String>, StepError> {
+fn cpu_max(cpu: &LinuxCpu, read: &Read<'_>) -> Result<Option<String>, StepError> {
     let quota = match limits::bound("cpu.quota", cpu.quota())? {
         Some(Bound::Unlimited) => Some("max".to_owned()),
         Some(Bound::At(quota)) => Some(quota.to_string()),
@@ -107,7 +100,7 @@ fn cpu_max(
 
 fn add_memory(
     memory: &LinuxMemory,
-    read: &dyn Fn(&str) -> Result<Option<String>, StepError>,
+    read: &Read<'_>,
     writes: &mut Vec<Write>,
 ) -> Result<(), StepError> {
     let memory = Memory::of(memory)?;
@@ -148,10 +141,7 @@ fn swap(memory: &Memory) -> Option<Bound> {
 }
 
 /// `checkBeforeUpdate`: v2 would kill to get below a new limit; asked so, it is refused instead.
-fn check_usage(
-    memory: &Memory,
-    read: &dyn Fn(&str) -> Result<Option<String>, StepError>,
-) -> Result<(), StepError> {
+fn check_usage(memory: &Memory, read: &Read<'_>) -> Result<(), StepError> {
     let usage = read("memory.current")?.and_then(|text| text.trim().parse::<u64>().ok());
     match (memory.limit, usage) {
         (Some(Bound::At(limit)), Some(usage)) if limit < usage => Err(refused(
