@@ -17,7 +17,6 @@ mod driver;
 mod effects;
 mod instance;
 mod journal;
-#[path = "link_standin.rs"]
 mod link;
 mod lock;
 mod logs;
