@@ -18,7 +18,10 @@ use longshore_runtime::container::{Container, ExitRecord, Launch, Runtime};
 use longshore_sys::{MountAttributes, mount_setattr};
 use oci_spec::runtime::Spec;
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
+    fsopen,
+};
 use serde_json::{Value, json};
 
 const BUSYBOX: &str = "/bin/busybox";
