@@ -366,3 +366,48 @@ fn the_cgroup_view_is_read_only_and_begins_at_the_container() {
     assert!(output.contains("Read-only file system"), "{output}");
     assert!(!output.contains(&host.cgroup), "{output}");
 }
+
+/// A chroot's directory is no mount point, which pivot_root(2) refuses.
+#[test]
+#[ignore = "needs root"]
+fn an_agent_that_lives_in_a_chroot_runs_containers() {
+    support::own_mount_namespace();
+    // Kept, and removed one empty directory at a time: with the host's tree bound below it, a recursive
+    // removal after a panic would be the end of the host.
+    let jail = tempfile::tempdir().unwrap().keep();
+    for entry in std::fs::read_dir("/").unwrap().map(Result::unwrap) {
+        let place = jail.join(entry.file_name());
+        if entry.file_type().unwrap().is_symlink() {
+            std::os::unix::fs::symlink(std::fs::read_link(entry.path()).unwrap(), place).unwrap();
+        } else if entry.path().is_dir() {
+            std::fs::create_dir(&place).unwrap();
+            rustix::mount::mount_bind_recursive(entry.path(), &place).unwrap();
+        }
+    }
+    std::os::unix::fs::chroot(&jail).unwrap();
+    std::env::set_current_dir("/").unwrap();
+    {
+        let host = Host::here();
+        let data = tempfile::tempdir().unwrap();
+        std::fs::write(data.path().join("file"), "inside the jail\n").unwrap();
+        let spec = host.spec(&["/bin/cat", "/data/file"], |spec| {
+            let mounts = spec["mounts"].as_array_mut().unwrap();
+            mounts
+                .push(json!({"destination": "/data", "source": data.path(), "options": ["bind"]}));
+        });
+        let (exit, output) = host.run(&spec, Root::busybox());
+        assert_eq!((exit.code, output.as_str()), (0, "inside the jail\n"));
+    }
+    // Out of the jail again, its mounts detached, so that its directories can be removed.
+    let own = std::fs::File::open("/proc/thread-self/ns/mnt").unwrap();
+    nix::sched::setns(own, nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+    for entry in std::fs::read_dir(&jail).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_symlink() {
+            std::fs::remove_file(entry.path()).unwrap();
+        } else {
+            rustix::mount::unmount(entry.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
+            std::fs::remove_dir(entry.path()).unwrap();
+        }
+    }
+    std::fs::remove_dir(&jail).unwrap();
+}
