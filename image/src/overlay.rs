@@ -145,7 +145,9 @@ fn mount_privately(root: BorrowedFd<'_>, lower: usize, access: Access) -> Result
         "/",
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
     )
-    .map_err(|e| format!("make mounts private: {e}"))?;
+    .map_err(|e| {
+        format!("make mounts private: {e}; the agent's root directory must be a mount point")
+    })?;
     let layers: Vec<String> = (0..lower).map(|at| format!("l/{at}")).collect();
     let mut options = format!("lowerdir={}", layers.join(":"));
     if access == Access::Writable {

@@ -74,7 +74,9 @@ impl Layout {
         let mut builder = std::fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
         builder.create(path).map_err(|e| io("mkdir", &e))?;
-        let root = rustix::fs::open(path, DIR, Mode::empty()).map_err(|e| io("open", &e))?;
+        // The operator's own path: it may be a link to a larger disk.
+        let root = rustix::fs::open(path, DIR.difference(OFlags::NOFOLLOW), Mode::empty())
+            .map_err(|e| io("open", &e))?;
         rustix::fs::fchmod(&root, Mode::RWXU).map_err(|e| io("chmod", &e))?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let lock = rustix::fs::openat(&root, "lock", flags, Mode::RUSR | Mode::WUSR)
