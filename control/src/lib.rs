@@ -4,6 +4,7 @@
 //! watches it for what the other one wrote.
 
 pub mod access_key;
+pub mod admin;
 pub mod definition;
 pub mod ecs;
 pub mod id;
@@ -11,6 +12,7 @@ pub mod model;
 mod north;
 pub mod placement;
 pub mod sigv4;
+pub mod south;
 pub mod store;
 mod sweep;
 
