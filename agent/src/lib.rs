@@ -1,1 +1,3 @@
-//! agent
+//! The node daemon: a tokio shell around the task machine of `longshore-engine`.
+
+pub mod link;
