@@ -1,1 +1,65 @@
-//! agent
+//! The node daemon: a tokio shell around the task machine of `longshore-engine`.
+
+mod instance;
+mod policy;
+#[cfg(test)]
+mod sample;
+
+pub use instance::{Instance, InvalidInstance};
+pub use policy::{DEFAULT_POLICY_FILE, HostPolicy, PolicyError};
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use longshore_image::Registries;
+use tokio::sync::watch;
+
+/// All that an agent needs to know before it starts.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Names and roots.
+    pub instance: Instance,
+    /// The control plane's RPC endpoint, `https://HOST:PORT`.
+    pub endpoint: String,
+    /// The join token; needed only until the host has an identity.
+    pub token: Option<String>,
+    /// Registries that may be spoken to over plain HTTP.
+    pub registries: Registries,
+    /// What the host permits.
+    pub policy: HostPolicy,
+    /// The `longshore-runtime` binary.
+    pub runtime_binary: PathBuf,
+    /// The cgroup, relative to the hierarchies' roots, in which the caller has placed this process
+    /// and which is delegated to it (a systemd scope). None: [`Instance::cgroup_parent`].
+    pub cgroup_parent: Option<String>,
+    /// MiB of the host's memory that tasks never get.
+    pub reserved_memory: u64,
+    /// TCP ports never given to a task.
+    pub reserved_ports: BTreeSet<u16>,
+    /// UDP ports never given to a task.
+    pub reserved_ports_udp: BTreeSet<u16>,
+}
+
+impl Config {
+    /// A configuration with nothing reserved but port 22, and a policy that permits nothing.
+    pub fn new(instance: Instance, endpoint: String, runtime_binary: PathBuf) -> Config {
+        Config {
+            instance,
+            endpoint,
+            token: None,
+            registries: Registries::default(),
+            policy: HostPolicy::default(),
+            runtime_binary,
+            cgroup_parent: None,
+            reserved_memory: 0,
+            reserved_ports: BTreeSet::from([22]),
+            reserved_ports_udp: BTreeSet::new(),
+        }
+    }
+}
+
+/// Runs the agent until `shutdown` turns true (or its sender is gone). Containers go on.
+pub async fn run(_config: Config, mut shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
+    drop(shutdown.wait_for(|stop| *stop).await);
+    anyhow::bail!("run agent: not assembled yet")
+}

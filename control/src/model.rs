@@ -3,7 +3,11 @@
 //! Keys: `cluster/NAME`, `family/FAMILY`, `definition/FAMILY/0000000001`, `task/CLUSTER/ID`,
 //! `instance/CLUSTER/ID`, `token/SHA256`, `accesskey/ID`, `ca`.
 
+mod record;
+
 use serde::{Deserialize, Serialize};
+
+pub use self::record::{Stored, list, put, read, update};
 
 /// Milliseconds since the Unix epoch.
 pub type Millis = u64;

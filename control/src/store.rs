@@ -1,7 +1,13 @@
 //! Where the control plane keeps what it knows: versioned keys, compare-and-swap transactions and
 //! prefix watch. One trait, so that etcd can stand behind it later; redb (embedded) stands there now.
+//!
+//! Absent here: what the values mean. `crate::model` reads and writes typed records through this.
+
+mod redb;
 
 use tokio::sync::broadcast;
+
+pub use self::redb::RedbStore;
 
 /// A value and the store revision at which it was last written.
 #[derive(Clone, Debug, PartialEq, Eq)]
