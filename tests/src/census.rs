@@ -16,11 +16,27 @@ impl Census {
     pub(crate) fn take(instance: &str) -> Census {
         let mut lines = BTreeSet::new();
         lines.extend(mounts());
-        lines.extend(cgroups(instance).into_iter().map(|path| format!("cgroup {path}")));
+        lines.extend(
+            cgroups(instance)
+                .into_iter()
+                .map(|path| format!("cgroup {path}")),
+        );
         lines.extend(links());
-        lines.extend(run("nft", &["list", "tables"]).lines().map(|l| format!("nft {l}")));
-        lines.extend(processes(instance).into_iter().map(|(pid, name)| format!("process {pid} {name}")));
-        lines.extend(run("find", &["/run"]).lines().map(|path| format!("file {path}")));
+        lines.extend(
+            run("nft", &["list", "tables"])
+                .lines()
+                .map(|l| format!("nft {l}")),
+        );
+        lines.extend(
+            processes(instance)
+                .into_iter()
+                .map(|(pid, name)| format!("process {pid} {name}")),
+        );
+        lines.extend(
+            run("find", &["/run"])
+                .lines()
+                .map(|path| format!("file {path}")),
+        );
         Census { lines }
     }
 
@@ -28,12 +44,19 @@ impl Census {
     pub fn assert_same(&self, before: &Census) {
         let left: Vec<_> = self.lines.difference(&before.lines).collect();
         let lost: Vec<_> = before.lines.difference(&self.lines).collect();
-        assert!(left.is_empty() && lost.is_empty(), "left behind: {left:#?}\nlost: {lost:#?}");
+        assert!(
+            left.is_empty() && lost.is_empty(),
+            "left behind: {left:#?}\nlost: {lost:#?}"
+        );
     }
 
     /// The lines that contain a text, for a test that looks for one thing.
     pub fn matching(&self, text: &str) -> Vec<&str> {
-        self.lines.iter().map(String::as_str).filter(|line| line.contains(text)).collect()
+        self.lines
+            .iter()
+            .map(String::as_str)
+            .filter(|line| line.contains(text))
+            .collect()
     }
 }
 
@@ -65,7 +88,9 @@ pub(crate) fn cgroups(instance: &str) -> Vec<String> {
 }
 
 fn walk(folder: &Path, visit: &mut dyn FnMut(&str)) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
     for entry in entries.flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             visit(&entry.path().to_string_lossy());
@@ -82,7 +107,15 @@ fn processes(instance: &str) -> Vec<(u32, String)> {
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
         .filter(|&pid| pid != own && belongs(pid, instance))
-        .map(|pid| (pid, fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()))
+        .map(|pid| {
+            (
+                pid,
+                fs::read_to_string(format!("/proc/{pid}/comm"))
+                    .unwrap_or_default()
+                    .trim()
+                    .to_owned(),
+            )
+        })
         .collect()
 }
 

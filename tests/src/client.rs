@@ -41,7 +41,10 @@ impl Client {
             .expect("start boto3; scripts/test makes target/venv");
         let stdin = child.stdin.take().expect("a pipe");
         let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
-        Client { child, pipes: RefCell::new((stdin, stdout)) }
+        Client {
+            child,
+            pipes: RefCell::new((stdin, stdout)),
+        }
     }
 
     /// One call, by its API name.
@@ -73,7 +76,10 @@ impl Client {
             .unwrap_or_else(|error| panic!("boto3 ended on {request}: {error}"));
         match answer.get("code") {
             None => Ok(answer["ok"].take()),
-            Some(_) => Err(ApiError { code: text(&answer["code"]), message: text(&answer["message"]) }),
+            Some(_) => Err(ApiError {
+                code: text(&answer["code"]),
+                message: text(&answer["message"]),
+            }),
         }
     }
 }

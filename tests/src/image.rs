@@ -78,17 +78,27 @@ pub struct Image {
 impl Image {
     /// Debian's static busybox as `/bin/busybox` and `/bin/sh`, with root in `/etc/passwd`.
     pub fn busybox() -> Image {
-        let busybox = std::fs::read("/bin/busybox").expect("read /bin/busybox (package busybox-static)");
+        let busybox =
+            std::fs::read("/bin/busybox").expect("read /bin/busybox (package busybox-static)");
         let base = Layer::new()
             .folder("bin")
             .folder("etc")
             .folder("tmp")
             .file("bin/busybox", 0o755, &busybox)
             .symlink("bin/sh", "busybox")
-            .file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\nweb:x:33:33::/srv:/bin/sh\n")
+            .file(
+                "etc/passwd",
+                0o644,
+                b"root:x:0:0:root:/root:/bin/sh\nweb:x:33:33::/srv:/bin/sh\n",
+            )
             .file("etc/group", 0o644, b"root:x:0:\nweb:x:33:\n");
         let config = json!({"Env": ["PATH=/bin"], "Cmd": ["/bin/sh", "-c", "exit 0"]});
-        Image { layers: Vec::new(), diff_ids: Vec::new(), config }.layer(base)
+        Image {
+            layers: Vec::new(),
+            diff_ids: Vec::new(),
+            config,
+        }
+        .layer(base)
     }
 
     /// One more layer on top.
@@ -128,11 +138,13 @@ impl Image {
     }
 
     pub(crate) fn manifest(&self) -> Vec<u8> {
-        let descriptor = |kind: &str, blob: &[u8]| {
-            json!({"mediaType": kind, "digest": digest(blob), "size": blob.len()})
-        };
+        let descriptor = |kind: &str, blob: &[u8]| json!({"mediaType": kind, "digest": digest(blob), "size": blob.len()});
         let layer = "application/vnd.oci.image.layer.v1.tar+gzip";
-        let layers: Vec<_> = self.layers.iter().map(|blob| descriptor(layer, blob)).collect();
+        let layers: Vec<_> = self
+            .layers
+            .iter()
+            .map(|blob| descriptor(layer, blob))
+            .collect();
         json!({
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.manifest.v1+json",

@@ -38,7 +38,11 @@ impl Registry {
             .stderr(Stdio::null())
             .spawn()
             .expect("start docker-registry; scripts/test installs it");
-        let registry = Registry { address, blobs, child };
+        let registry = Registry {
+            address,
+            blobs,
+            child,
+        };
         registry.wait();
         registry
     }
@@ -46,7 +50,11 @@ impl Registry {
     fn wait(&self) {
         let patience = Instant::now() + Duration::from_secs(20);
         while TcpStream::connect(&self.address).is_err() {
-            assert!(Instant::now() < patience, "docker-registry does not listen on {}", self.address);
+            assert!(
+                Instant::now() < patience,
+                "docker-registry does not listen on {}",
+                self.address
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -55,11 +63,17 @@ impl Registry {
     /// returns its reference.
     pub fn push_web(&self, name: &str) -> String {
         let layout = repository().join("target/cache/web-image");
-        assert!(layout.join("made").exists(), "no web image; scripts/test makes it (scripts/lib/image.sh)");
+        assert!(
+            layout.join("made").exists(),
+            "no web image; scripts/test makes it (scripts/lib/image.sh)"
+        );
         let reference = format!("{}/{name}", self.address);
         let from = format!("oci:{}:latest", layout.display());
         let to = format!("docker://{reference}");
-        run("skopeo", &["copy", "--quiet", "--dest-tls-verify=false", &from, &to]);
+        run(
+            "skopeo",
+            &["copy", "--quiet", "--dest-tls-verify=false", &from, &to],
+        );
         reference
     }
 
@@ -70,14 +84,21 @@ impl Registry {
             self.put_blob(repository, &blob);
         }
         let path = format!("/v2/{repository}/manifests/{tag}");
-        self.request("PUT", &path, "application/vnd.oci.image.manifest.v1+json", &image.manifest());
+        self.request(
+            "PUT",
+            &path,
+            "application/vnd.oci.image.manifest.v1+json",
+            &image.manifest(),
+        );
         format!("{}/{name}", self.address)
     }
 
     fn put_blob(&self, repository: &str, blob: &[u8]) {
         let started = self.request("POST", &format!("/v2/{repository}/blobs/uploads/"), "", &[]);
         let location = header(&started, "location").expect("an upload has a location");
-        let path = location.split_once(&self.address).map_or(location.as_str(), |(_, path)| path);
+        let path = location
+            .split_once(&self.address)
+            .map_or(location.as_str(), |(_, path)| path);
         let joint = if path.contains('?') { '&' } else { '?' };
         let path = format!("{path}{joint}digest={}", crate::image::digest(blob));
         self.request("PUT", &path, "application/octet-stream", blob);
@@ -86,7 +107,11 @@ impl Registry {
     /// Changes one byte of a stored blob: its content no longer has its digest.
     pub fn corrupt(&self, digest: &str) {
         let hex = digest.strip_prefix("sha256:").expect("a sha256 digest");
-        let folder = self.blobs.join("docker/registry/v2/blobs/sha256").join(&hex[..2]).join(hex);
+        let folder = self
+            .blobs
+            .join("docker/registry/v2/blobs/sha256")
+            .join(&hex[..2])
+            .join(hex);
         let path = folder.join("data");
         let mut data = fs::read(&path).expect("read the blob");
         let middle = data.len() / 2;
@@ -103,7 +128,9 @@ impl Registry {
             self.address,
             body.len()
         );
-        stream.write_all(head.as_bytes()).expect("send the request's head");
+        stream
+            .write_all(head.as_bytes())
+            .expect("send the request's head");
         stream.write_all(body).expect("send the request's body");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("read the answer");
@@ -116,7 +143,8 @@ impl Registry {
 fn header(answer: &str, name: &str) -> Option<String> {
     answer.lines().find_map(|line| {
         let (key, value) = line.split_once(": ")?;
-        key.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+        key.eq_ignore_ascii_case(name)
+            .then(|| value.trim().to_owned())
     })
 }
 

@@ -31,11 +31,18 @@ impl Street {
         unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)
             .expect("unshare a network and a mount namespace: these tests need root");
         let none: Option<&str> = None;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("make mounts private");
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+            .expect("make mounts private");
         let work = TempDir::with_prefix("longshore-street-").expect("make a work folder");
         for place in [work.path(), Path::new("/run")] {
-            mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
-                .expect("mount a tmpfs");
+            mount(
+                Some("tmpfs"),
+                place,
+                Some("tmpfs"),
+                MsFlags::empty(),
+                Some("mode=755"),
+            )
+            .expect("mount a tmpfs");
         }
         run("ip", &["link", "set", "lo", "up"]);
         let number = STREETS.fetch_add(1, Ordering::Relaxed);
