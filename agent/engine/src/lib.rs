@@ -10,12 +10,15 @@
 //! `next_effect` until it is `None`, then sleep until `next_deadline` and `tick`. After a crash an
 //! effect may be asked for again, so every effect must bear being run twice.
 
+mod capacity;
 mod engine;
 mod record;
 mod spec;
+mod task;
 mod vocabulary;
 
-pub use engine::{Capacity, Engine};
-pub use record::TaskRecord;
+pub use capacity::Capacity;
+pub use engine::Engine;
+pub use record::*;
 pub use spec::*;
 pub use vocabulary::*;
