@@ -99,6 +99,12 @@ impl AgentHalf {
             .with_extension(format!("{}.log", self.program.pid()));
         self.program = start(log, &self.arguments, &[]);
     }
+
+    /// Starts it again, pointed at another control plane.
+    pub fn point_at(&mut self, rpc: u16) {
+        *self.arguments.last_mut().expect("the endpoint") = format!("https://127.0.0.1:{rpc}");
+        self.again();
+    }
 }
 
 impl Drop for AgentHalf {

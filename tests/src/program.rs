@@ -108,11 +108,12 @@ pub struct Dev {
     /// The process, while it runs.
     pub program: Program,
     arguments: Vec<String>,
+    variables: Vec<(String, String)>,
     client: Option<Client>,
 }
 
 impl Dev {
-    pub(crate) fn start(street: &Street, more: &[&str]) -> Dev {
+    pub(crate) fn start(street: &Street, more: &[&str], variables: &[(&str, &str)]) -> Dev {
         let state = street.path("state");
         let mut arguments = vec![
             "dev".to_owned(),
@@ -121,13 +122,16 @@ impl Dev {
         ];
         arguments.extend(["--state-dir".to_owned(), state.display().to_string()]);
         arguments.extend(more.iter().map(|&word| word.to_owned()));
-        let program = start(street.path("dev.log"), &arguments);
+        let owned = |&(key, value): &(&str, &str)| (key.to_owned(), value.to_owned());
+        let variables: Vec<_> = variables.iter().map(owned).collect();
+        let program = start(street.path("dev.log"), &arguments, &variables);
         let instance = street.instance.clone();
         let mut dev = Dev {
             instance,
             state,
             program,
             arguments,
+            variables,
             client: None,
         };
         dev.ready();
@@ -140,7 +144,7 @@ impl Dev {
             .program
             .output
             .with_extension(format!("{}.log", self.program.pid()));
-        self.program = start(log, &self.arguments);
+        self.program = start(log, &self.arguments, &self.variables);
         self.ready();
     }
 
@@ -170,6 +174,28 @@ impl Dev {
             .envs(self.environment())
             .output()
             .expect("start awscli; scripts/test makes target/venv")
+    }
+
+    /// Runs `aws ecs ARGUMENTS...`; its JSON answer. Panics with its standard error if it fails.
+    pub fn ecs_json(&self, arguments: &[&str]) -> Value {
+        let words: Vec<&str> = ["ecs"].iter().chain(arguments).copied().collect();
+        let output = self.aws(&words);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "aws {words:?}: {error}");
+        serde_json::from_slice(&output.stdout).expect("awscli prints JSON")
+    }
+
+    /// What a task has written, by `longshore logs`.
+    pub fn log_of(&self, task: &str) -> String {
+        let output = self.longshore(&["logs", task]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "longshore logs {task}: {error}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// The first process of a task's first container.
+    pub fn pid_of(&self, task: &str) -> u32 {
+        crate::tasks::first_process(&self.instance, task)
     }
 
     /// Runs one of the operator's verbs against this instance.
@@ -238,9 +264,13 @@ pub(crate) fn is_v2() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
-fn start(log: PathBuf, arguments: &[String]) -> Program {
+fn start(log: PathBuf, arguments: &[String], variables: &[(String, String)]) -> Program {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    Program::start(log, &arguments, &[])
+    let variables: Vec<_> = variables
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_str()))
+        .collect();
+    Program::start(log, &arguments, &variables)
 }
 
 /// Reads `export KEY=VALUE` lines; the file must be for its owner's eyes only.

@@ -3,6 +3,7 @@
 //! The namespaces belong to the test's thread and to every process it starts; they vanish with the last
 //! of them. cgroups have no such privacy, so every street has an instance name of its own.
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -22,6 +23,7 @@ static STREETS: AtomicU32 = AtomicU32::new(0);
 pub struct Street {
     /// The instance name of what is started here.
     pub instance: String,
+    registry: OnceCell<Registry>,
     work: TempDir,
 }
 
@@ -45,9 +47,22 @@ impl Street {
             .expect("mount a tmpfs");
         }
         run("ip", &["link", "set", "lo", "up"]);
-        let number = STREETS.fetch_add(1, Ordering::Relaxed);
-        let instance = format!("t{}x{number}", std::process::id());
-        Street { instance, work }
+        Street {
+            instance: fresh_name(),
+            registry: OnceCell::new(),
+            work,
+        }
+    }
+
+    /// Another host's name on the same street: same namespaces, an instance of its own.
+    pub fn second(street: &Street) -> Street {
+        let work =
+            TempDir::with_prefix_in("second-", street.work.path()).expect("make a work folder");
+        Street {
+            instance: fresh_name(),
+            registry: OnceCell::new(),
+            work,
+        }
     }
 
     /// A path below the street's work folder.
@@ -55,9 +70,15 @@ impl Street {
         self.work.path().join(name)
     }
 
-    /// Starts Debian's registry on 127.0.0.1:5000.
-    pub fn registry(&self) -> Registry {
-        Registry::start(&self.path("registry"))
+    /// Debian's registry on 127.0.0.1:5000; started at the first call.
+    pub fn registry(&self) -> &Registry {
+        self.registry
+            .get_or_init(|| Registry::start(&self.path("registry")))
+    }
+
+    /// The web image in that registry, under this name.
+    pub fn registry_image(&self, name: &str) -> String {
+        self.registry().push_web(name)
     }
 
     /// Starts `longshore dev` and waits until it takes tasks.
@@ -67,7 +88,35 @@ impl Street {
 
     /// The same with more arguments.
     pub fn dev_with(&self, arguments: &[&str]) -> Dev {
-        Dev::start(self, arguments)
+        Dev::start(self, arguments, &[])
+    }
+
+    /// The same with as much logging as there is.
+    pub fn dev_logging(&self, level: &str) -> Dev {
+        Dev::start(self, &[], &[("RUST_LOG", level)])
+    }
+
+    /// GET, until the server behind the port answers.
+    pub fn fetch(&self, url: &str) -> String {
+        run(
+            "curl",
+            &[
+                "-fsS",
+                "--retry",
+                "20",
+                "--retry-delay",
+                "1",
+                "--retry-connrefused",
+                "--max-time",
+                "30",
+                url,
+            ],
+        )
+    }
+
+    /// The first process of a task's first container.
+    pub fn pid_of(&self, task: &str) -> u32 {
+        crate::tasks::first_process(&self.instance, task)
     }
 
     /// Counts everything that a task could leave behind.
@@ -83,6 +132,14 @@ impl Drop for Street {
         // hold it for a moment, which a lazy unmount does not mind.
         let _unmounted = nix::mount::umount2(self.work.path(), nix::mount::MntFlags::MNT_DETACH);
     }
+}
+
+fn fresh_name() -> String {
+    format!(
+        "t{}x{}",
+        std::process::id(),
+        STREETS.fetch_add(1, Ordering::Relaxed)
+    )
 }
 
 /// The repository.

@@ -19,6 +19,31 @@ pub fn definition(family: &str, containers: &[Value]) -> Value {
     json!({"family": family, "networkMode": "none", "containerDefinitions": containers})
 }
 
+/// Waits until it is so; for what a test has caused and cannot be told of.
+pub fn wait_until(what: &str, so: impl Fn() -> bool) {
+    let patience = Instant::now() + Duration::from_secs(60);
+    while !so() {
+        assert!(Instant::now() < patience, "not within a minute: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The lowest pid in a task's cgroups: its first container's first process.
+pub(crate) fn first_process(instance: &str, task: &str) -> u32 {
+    let id = task.rsplit('/').next().unwrap_or(task);
+    let groups = crate::census::cgroups(instance);
+    let of_task = groups.iter().filter(|path| path.contains(id));
+    let lists =
+        of_task.filter_map(|path| std::fs::read_to_string(format!("{path}/cgroup.procs")).ok());
+    let pids = lists.flat_map(|list| {
+        list.lines()
+            .filter_map(|pid| pid.parse().ok())
+            .collect::<Vec<u32>>()
+    });
+    pids.min()
+        .unwrap_or_else(|| panic!("no process of task {id} in {groups:#?}"))
+}
+
 impl Client {
     /// Registers a definition and runs one task of it in the default cluster; the task's ARN.
     pub fn launch(&self, definition: Value) -> String {
