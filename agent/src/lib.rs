@@ -1,6 +1,8 @@
 //! The node daemon: a tokio shell around the task machine of `longshore-engine`.
 
 mod instance;
+mod journal;
+mod oci;
 mod policy;
 #[cfg(test)]
 mod sample;
