@@ -24,3 +24,12 @@ pub(crate) fn on_signals() -> Result<watch::Receiver<bool>> {
     });
     Ok(stopping)
 }
+
+/// Runs a daemon's async part to its end.
+pub(crate) fn run(work: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Runtime::new().context("start the async runtime")?;
+    let done = runtime.block_on(work);
+    // Blocking calls (a pull's unpacking, a teardown) bear being cut off; waiting for them could take long.
+    runtime.shutdown_background();
+    done
+}

@@ -1,6 +1,7 @@
 //! HTTP over the agent's (or the control plane's) Unix socket.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
+use longshore_agent::Instance;
 use tokio::net::UnixStream;
 
 /// No answer of a verb's own is larger.
@@ -60,6 +62,18 @@ fn words_of(body: &[u8]) -> String {
     match told {
         Some(words) => words.to_owned(),
         None => String::from_utf8_lossy(body).trim().to_owned(),
+    }
+}
+
+/// Returns once the agent has been admitted by its control plane.
+pub(crate) async fn until_joined(instance: &Instance) {
+    let socket = instance.agent_socket();
+    loop {
+        let metadata = get(&socket, "/v1/metadata").await;
+        if metadata.is_ok_and(|metadata| metadata["ContainerInstanceArn"].is_string()) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

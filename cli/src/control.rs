@@ -1,0 +1,65 @@
+//! `longshore control`: the control plane by itself, and what `dev` shares with it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use longshore_agent::Instance;
+use longshore_control::{Config, ControlPlane};
+
+use crate::place::Place;
+use crate::{keys, shutdown, telling};
+
+/// Run the control plane: the ECS API, and the RPC port that agents dial
+///
+/// Needs no privilege. The API speaks plain HTTP with SigV4: put a TLS proxy before it where it leaves
+/// loopback. The RPC port is mutual TLS by itself.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  longshore control --rpc 10.0.0.5:4481
+  longshore node token                     on the same host, for each host that joins")]
+pub(crate) struct Control {
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    ports: Ports,
+}
+
+/// Where the control plane listens.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Ports {
+    /// Where the ECS API listens
+    #[arg(long, value_name = "ADDRESS", default_value_t = local(4480))]
+    pub(crate) api: SocketAddr,
+    /// Where agents dial
+    #[arg(long, value_name = "ADDRESS", default_value_t = local(4481))]
+    pub(crate) rpc: SocketAddr,
+    /// Region in ARNs and signatures
+    #[arg(long, default_value = "us-east-1")]
+    region: String,
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+impl Ports {
+    /// `dev` is for one machine and one person.
+    pub(crate) fn need_loopback(&self) -> Result<()> {
+        for (name, address) in [("--api", self.api), ("--rpc", self.rpc)] {
+            if !address.ip().is_loopback() {
+                bail!(
+                    "start longshore dev: {name} {address} is not loopback; for other hosts run longshore control \
+                     and longshore agent apart"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The RPC endpoint as an agent on this host dials it.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("https://{}", self.rpc)
+    }
+}
