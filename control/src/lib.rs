@@ -1,5 +1,6 @@
 //! The control plane: the ECS API to the north, agents' sessions to the south, a store in the middle.
 
+pub mod definition;
 pub mod id;
 pub mod model;
 pub mod store;
