@@ -1,8 +1,10 @@
 //! The control plane: the ECS API to the north, agents' sessions to the south, a store in the middle.
 
+pub mod admin;
 pub mod definition;
 pub mod id;
 pub mod model;
+pub mod south;
 pub mod store;
 
 use std::time::{SystemTime, UNIX_EPOCH};
