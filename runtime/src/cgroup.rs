@@ -1,15 +1,56 @@
 //! Control groups, v1, v2 and hybrid: create, limit, count, kill, remove.
+//!
+//! A group is one relative path that stands for one directory on v2 and for one directory per hierarchy
+//! on v1, `name=systemd` included, so that a container's processes are in one place everywhere. Nothing is
+//! remembered here: every call looks at the kernel anew, may be repeated, and may be made by any process.
+//!
+//! Groups nest: a task's group carries the task's limits and holds the containers' groups. On v2 a
+//! group that has children can hold no processes of its own.
+//!
+//! Deliberately absent: systemd's D-Bus interface, block I/O and huge-page limits, freezing as an operation
+//! of its own, and the v2 side of a hybrid host (see `mounts`).
 
-use crate::StepError;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use oci_spec::runtime::LinuxResources;
+use rustix::io::Errno;
+
+use self::directory::{Directory, failed, refused, value_of};
+use self::limits::Write;
+use self::mounts::Layout;
+use crate::StepError;
+
+mod device_program;
+mod devices;
+mod directory;
+mod kill;
+mod limits;
+mod limits_v1;
+mod limits_v2;
+mod mounts;
+
+/// Controllers that a v2 group hands down to its children, where the host has them.
+const HANDED_DOWN: [&str; 4] = ["cpu", "cpuset", "memory", "pids"];
+
+/// The kernel lists a process of a foreign pid namespace as 0, which as a pid would mean ourselves.
+const MISSING_PROCESS: &str = "a process of a pid namespace that is not below ours is in the group; \
+                               act from the pid namespace of the host";
 
 /// The cgroup hierarchies of this host.
 #[derive(Clone, Debug)]
-pub struct Hierarchy {}
+pub struct Hierarchy {
+    layout: Arc<Layout>,
+}
 
 /// A group below the hierarchies' roots, named by one relative path (`longshore/tasks/ID`).
 #[derive(Clone, Debug)]
-pub struct Group {}
+pub struct Group {
+    layout: Arc<Layout>,
+    path: String,
+}
 
 /// CPU time and memory of a group, from its own files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,55 +66,446 @@ pub struct Usage {
 impl Hierarchy {
     /// Reads /proc/self/mountinfo. A hybrid host counts as v1.
     pub fn of_host() -> Result<Hierarchy, StepError> {
-        todo!()
+        let path = Path::new("/proc/self/mountinfo");
+        let text = std::fs::read(path).map_err(|error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            failed("read", path, errno, "mount /proc")
+        })?;
+        Hierarchy::of_mountinfo(&text)
     }
+
+    /// As `of_host`, from a mountinfo text (proc(5)). Mounts that another mount hides are left out.
+    pub fn of_mountinfo(text: &[u8]) -> Result<Hierarchy, StepError> {
+        let mut mounts = mounts::parse(text);
+        mounts.retain(is_visible);
+        match mounts::layout(mounts) {
+            Some(layout) => Ok(Hierarchy {
+                layout: Arc::new(layout),
+            }),
+            None => Err(refused(
+                "find cgroups",
+                "/proc/self/mountinfo",
+                "no cgroup hierarchy with limits is mounted: mount -t cgroup2 none /sys/fs/cgroup",
+            )),
+        }
+    }
+
     /// Whether this is pure v2.
     pub fn is_v2(&self) -> bool {
-        todo!()
+        matches!(*self.layout, Layout::V2 { .. })
     }
-    /// Names the group at `path`, relative to the roots, without touching anything.
-    pub fn group(&self, _path: &str) -> Result<Group, StepError> {
-        todo!()
+
+    /// Names the group at `path`, relative to the roots, without touching anything. The path must have
+    /// components and none of them may be empty, `.` or `..`: no group outside is ever named by it.
+    pub fn group(&self, path: &str) -> Result<Group, StepError> {
+        let named = |part: &str| {
+            let dots = matches!(part, "" | "." | "..");
+            !dots && part.len() <= 255 && !part.contains(|c: char| c.is_control())
+        };
+        if path.len() > 2048 || !path.split('/').all(named) {
+            let cause = "it must be relative, without `..`, empty components or control characters, each \
+                         component at most 255 bytes long";
+            return Err(refused("name cgroup", format!("{path:?}"), cause));
+        }
+        Ok(Group {
+            layout: self.layout.clone(),
+            path: path.to_owned(),
+        })
     }
 }
 
+/// The kernel's own answer on whether another mount lies on top.
+fn is_visible(mount: &mounts::Mount) -> bool {
+    rustix::fs::stat(&mount.point).is_ok_and(|stat| {
+        let device = stat.st_dev;
+        (rustix::fs::major(device), rustix::fs::minor(device)) == mount.device
+    })
+}
+
 impl Group {
+    /// The path relative to the roots, as it was given.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// v2: the group's directory, for CLONE_INTO_CGROUP of clone3(2). None on v1, where a process enters
+    /// by `add`. The group must exist.
+    pub fn cgroup_fd(&self) -> Result<Option<OwnedFd>, StepError> {
+        match &*self.layout {
+            Layout::V1(_) => Ok(None),
+            Layout::V2 { root, .. } => Ok(Some(self.existing(root)?.into_fd())),
+        }
+    }
+
     /// Makes the group (and its parents) in every hierarchy, on v2 enabling the controllers on the way.
     pub fn create(&self) -> Result<(), StepError> {
-        todo!()
+        match &*self.layout {
+            Layout::V1(hierarchies) => hierarchies
+                .iter()
+                .try_for_each(|(point, _)| self.create_v1(point)),
+            Layout::V2 { root, .. } => self.create_v2(root),
+        }
     }
-    /// Writes the limits that are given; leaves the others.
-    pub fn apply(&self, _resources: &LinuxResources) -> Result<(), StepError> {
-        todo!()
+
+    fn create_v1(&self, point: &Path) -> Result<(), StepError> {
+        let mut here = Directory::root(point)?;
+        for name in self.path.split('/') {
+            let (child, new) = here.make(name)?;
+            inherit_cpuset(&here, &child)?;
+            if new
+                && child
+                    .read("memory.use_hierarchy")?
+                    .is_some_and(|flag| flag.trim() == "0")
+            {
+                let remedy = "without it a task's limit would not hold for its containers";
+                child.write("memory.use_hierarchy", "1", remedy)?;
+            }
+            here = child;
+        }
+        Ok(())
     }
-    /// Moves a process in.
-    pub fn add(&self, _pid: u32) -> Result<(), StepError> {
-        todo!()
+
+    fn create_v2(&self, root: &Path) -> Result<(), StepError> {
+        let mut here = Directory::root(root)?;
+        for name in self.path.split('/') {
+            hand_down_controllers(&here)?;
+            here = here.make(name)?.0;
+        }
+        Ok(())
     }
+
+    /// Writes the limits that are given; leaves the others. What this host cannot enforce is an error that
+    /// names the limit; everything that can be refused without the kernel is refused before the first write.
+    ///
+    /// CPU and memory values of 0 mean "not given", -1 means "no limit". The device list is applied as a
+    /// whole: what it does not allow is denied; an empty list or none leaves the devices as they are. On v1
+    /// it cannot change its default once the group has children.
+    pub fn apply(&self, resources: &LinuxResources) -> Result<(), StepError> {
+        let list = resources.devices().as_deref().unwrap_or_default();
+        let rules = devices::rules(list)?;
+        match &*self.layout {
+            Layout::V1(_) => {
+                let settled = devices::settle(&rules)?;
+                let read = |controller: &str, file: &str| {
+                    let directory = self.controller(controller)?;
+                    directory.map_or(Ok(None), |directory| directory.read(file))
+                };
+                for write in limits_v1::writes(resources, &read)? {
+                    self.write_v1(&write)?;
+                }
+                match rules.is_empty() {
+                    true => Ok(()),
+                    false => self.apply_devices_v1(&settled),
+                }
+            }
+            Layout::V2 { root, .. } => {
+                let directory = self.existing(root)?;
+                for write in limits_v2::writes(resources, &|file| directory.read(file))? {
+                    write_limit(&directory, &write)?;
+                }
+                match rules.is_empty() {
+                    true => Ok(()),
+                    false => device_program::attach(&directory, &rules),
+                }
+            }
+        }
+    }
+
+    fn write_v1(&self, write: &Write) -> Result<(), StepError> {
+        match self.controller(write.controller)? {
+            Some(directory) => write_limit(&directory, write),
+            None if write.lifts => Ok(()),
+            None => Err(no_controller(write.controller, &write.file)),
+        }
+    }
+
+    fn apply_devices_v1(&self, wanted: &devices::Settled) -> Result<(), StepError> {
+        let Some(directory) = self.controller("devices")? else {
+            return Err(no_controller("devices", "linux.resources.devices"));
+        };
+        let list = directory.read("devices.list")?.unwrap_or_default();
+        for (file, line) in devices::v1_writes(&list, wanted) {
+            let remedy = "EPERM: the group above does not allow it; EINVAL: the group has children";
+            directory.write(file, &line, remedy)?;
+        }
+        Ok(())
+    }
+
+    /// Moves a process in (v1: in every hierarchy, one after the other). On error it may be in some of
+    /// them already: end it.
+    pub fn add(&self, pid: u32) -> Result<(), StepError> {
+        if pid == 0 {
+            let cause = "pid 0 would mean the caller itself: give its pid";
+            return Err(refused("add process to cgroup", &self.path, cause));
+        }
+        for root in self.roots() {
+            let remedy = "ESRCH: the process has ended; EBUSY: the group has children (v2) and a process must \
+                          enter one of those; ENOSPC: its cpuset is empty";
+            self.existing(root)?
+                .write("cgroup.procs", &pid.to_string(), remedy)?;
+        }
+        Ok(())
+    }
+
     /// Whether it exists in any hierarchy.
     pub fn exists(&self) -> bool {
-        todo!()
+        self.directories().is_ok_and(|found| !found.is_empty())
     }
-    /// Pids in the group and everything below it, over all hierarchies.
+
+    /// Pids in the group and everything below it, over all hierarchies, sorted. A group that does not exist
+    /// has none.
     pub fn processes(&self) -> Result<Vec<u32>, StepError> {
-        todo!()
+        let mut pids = Vec::new();
+        for directory in self.directories()? {
+            pids.extend(directory.processes()?);
+        }
+        pids.sort_unstable();
+        pids.dedup();
+        match pids.first() {
+            Some(0) => Err(refused("list processes of", &self.path, MISSING_PROCESS)),
+            _ => Ok(pids),
+        }
     }
-    /// OOM kills in this group (v2 `memory.events` oom_kill, v1 `memory.oom_control` oom_kill).
+
+    /// Processes of this group and of the groups below it that the OOM killer has killed, also when the
+    /// limit that was hit is an ancestor's: the kernel charges the event to the victim's own group.
+    ///
+    /// v2: `oom_kill` of `memory.events`, which counts descendants, also removed ones (where the mount has
+    /// `memory_localevents` it does not: then as v1). v1: the sum of `oom_kill` of `memory.oom_control` over
+    /// the subtree as it is now, so a child that is removed takes its count along: read before `remove`.
     pub fn oom_kills(&self) -> Result<u64, StepError> {
-        todo!()
+        match &*self.layout {
+            Layout::V1(_) => match self.controller("memory")? {
+                Some(directory) => directory.sum("memory.oom_control", "oom_kill"),
+                None => Err(no_controller("memory", "memory.oom_control")),
+            },
+            Layout::V2 { root, local_events } => {
+                let directory = self.existing(root)?;
+                if *local_events {
+                    return directory.sum("memory.events", "oom_kill");
+                }
+                number(&directory, "memory.events", "memory", |text| {
+                    value_of(text, "oom_kill")
+                })
+            }
+        }
     }
+
     /// Usage now.
     pub fn usage(&self) -> Result<Usage, StepError> {
-        todo!()
+        let whole = |text: &str| text.trim().parse().ok();
+        let (cpu_ns, memory_bytes) = match &*self.layout {
+            Layout::V1(_) => {
+                let file = |controller: &str, file: &str| match self.controller(controller)? {
+                    Some(directory) => number(&directory, file, controller, whole),
+                    None => Err(no_controller(controller, file)),
+                };
+                (
+                    file("cpuacct", "cpuacct.usage")?,
+                    file("memory", "memory.usage_in_bytes")?,
+                )
+            }
+            Layout::V2 { root, .. } => {
+                let directory = self.existing(root)?;
+                let microseconds = |text: &str| value_of(text, "usage_usec");
+                (
+                    number(&directory, "cpu.stat", "cpu", microseconds)?.saturating_mul(1000),
+                    number(&directory, "memory.current", "memory", whole)?,
+                )
+            }
+        };
+        Ok(Usage {
+            cpu_ns,
+            memory_bytes,
+            processes: self.processes()?.len() as u64,
+        })
     }
+
     /// Kills every process of the subtree and waits until it is proven empty (v2 `cgroup.kill` and
     /// `populated 0`; v1 freeze, SIGKILL all, thaw, until every cgroup.procs is empty). Blocks; the error
-    /// after `patience` names the pids that remain.
-    pub fn kill(&self, _patience: std::time::Duration) -> Result<(), StepError> {
-        todo!()
+    /// after `patience` names the pids that remain. Fine if the group is empty or gone already.
+    pub fn kill(&self, patience: Duration) -> Result<(), StepError> {
+        let deadline = Instant::now() + patience;
+        match &*self.layout {
+            Layout::V1(_) => {
+                let freezer = match self.point_of("freezer") {
+                    Some(point) => Directory::root(point)?.open(&self.path)?,
+                    None => None,
+                };
+                kill::kill_v1(self, freezer.as_ref(), deadline)
+            }
+            Layout::V2 { root, .. } => match Directory::root(root)?.open(&self.path)? {
+                Some(directory) => kill::kill_v2(self, &directory, deadline),
+                None => Ok(()),
+            },
+        }
     }
-    /// Removes the subtree, deepest first, in every hierarchy; fine if it is gone already.
+
+    /// Removes the subtree, deepest first, in every hierarchy; fine if it is gone already. EBUSY is borne
+    /// for a second, as processes leave their group a little after their death; a group that holds live
+    /// ones is an error that names them.
     pub fn remove(&self) -> Result<(), StepError> {
-        todo!()
+        let (above, name) = match self.path.rsplit_once('/') {
+            Some((above, name)) => (Some(above), name),
+            None => (None, self.path.as_str()),
+        };
+        for point in self.roots() {
+            let mut parent = Some(Directory::root(point)?);
+            if let (Some(root), Some(above)) = (&parent, above) {
+                parent = root.open(above)?;
+            }
+            if let Some(parent) = parent {
+                parent.remove(name)?;
+            }
+        }
+        Ok(())
     }
+
+    fn roots(&self) -> Vec<&PathBuf> {
+        match &*self.layout {
+            Layout::V1(hierarchies) => hierarchies.iter().map(|(point, _)| point).collect(),
+            Layout::V2 { root, .. } => vec![root],
+        }
+    }
+
+    /// The group's directories, where it exists.
+    fn directories(&self) -> Result<Vec<Directory>, StepError> {
+        self.roots()
+            .into_iter()
+            .filter_map(|point| {
+                Directory::root(point)
+                    .and_then(|root| root.open(&self.path))
+                    .transpose()
+            })
+            .collect()
+    }
+
+    fn existing(&self, root: &Path) -> Result<Directory, StepError> {
+        Directory::root(root)?.open(&self.path)?.ok_or_else(|| {
+            let path = root.join(&self.path);
+            failed("open cgroup", &path, Errno::NOENT, "create the group first")
+        })
+    }
+
+    fn point_of(&self, controller: &str) -> Option<&Path> {
+        let Layout::V1(hierarchies) = &*self.layout else {
+            return None;
+        };
+        let holds = |names: &[String]| names.iter().any(|name| name == controller);
+        let (point, _) = hierarchies.iter().find(|(_, names)| holds(names))?;
+        Some(point)
+    }
+
+    /// v1: the group's directory in the controller's hierarchy; None if no hierarchy has the controller.
+    fn controller(&self, controller: &str) -> Result<Option<Directory>, StepError> {
+        self.point_of(controller)
+            .map(|point| self.existing(point))
+            .transpose()
+    }
+}
+
+/// v1: a new cpuset is empty and lets nobody in; the parent's values are copied, as `clone_children` does.
+fn inherit_cpuset(parent: &Directory, child: &Directory) -> Result<(), StepError> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let empty = child.read(file)?.is_some_and(|text| text.trim().is_empty());
+        if empty {
+            let value = parent.read(file)?.unwrap_or_default();
+            child.write(file, value.trim(), "")?;
+        }
+    }
+    Ok(())
+}
+
+/// v2: enables in a group's `cgroup.subtree_control` what it has itself and its children need.
+fn hand_down_controllers(group: &Directory) -> Result<(), StepError> {
+    let words = |file: &str| -> Result<Vec<String>, StepError> {
+        let text = group.read(file)?.unwrap_or_default();
+        Ok(text.split_whitespace().map(str::to_owned).collect())
+    };
+    let (available, enabled) = (
+        words("cgroup.controllers")?,
+        words("cgroup.subtree_control")?,
+    );
+    let missing: Vec<_> = HANDED_DOWN
+        .into_iter()
+        .filter(|name| available.iter().any(|have| have == name))
+        .filter(|name| !enabled.iter().any(|have| have == name))
+        .map(|name| format!("+{name}"))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let remedy = "EBUSY: on cgroup v2 a group with processes of its own cannot hand down controllers; move \
+                  them into a child group (systemd: a service with Delegate=yes and DelegateSubgroup=)";
+    group.write("cgroup.subtree_control", &missing.join(" "), remedy)
+}
+
+fn write_limit(directory: &Directory, write: &Write) -> Result<(), StepError> {
+    match directory.try_write(&write.file, &write.value) {
+        Ok(()) => Ok(()),
+        Err(Errno::NOENT) if write.lifts => Ok(()),
+        Err(errno) => {
+            let step = format!("write {:?} to", write.value);
+            let remedy = limit_remedy(errno, write);
+            Err(failed(
+                &step,
+                &directory.path().join(&*write.file),
+                errno,
+                &remedy,
+            ))
+        }
+    }
+}
+
+fn limit_remedy(errno: Errno, write: &Write) -> String {
+    let controller = write.controller;
+    match errno {
+        Errno::NOENT if write.file.contains("memsw") || write.file.contains("swap") => {
+            "this kernel does not account swap: boot with swapaccount=1, or give no swap limit"
+                .to_owned()
+        }
+        Errno::NOENT => format!(
+            "the {controller} controller or this file of it is not available to the group: enable it in the \
+             groups above (systemd: Delegate=yes) or boot without cgroup_disable={controller}"
+        ),
+        Errno::BUSY => {
+            "more than that is in use already, or the new CPUs or nodes are in use".to_owned()
+        }
+        Errno::INVAL => {
+            "the value is out of range, or a group above allows less (v1: quota/period)".to_owned()
+        }
+        Errno::RANGE => "the value is out of range".to_owned(),
+        Errno::ACCESS => {
+            "a group above does not have these CPUs or nodes, or it is read-only".to_owned()
+        }
+        _ => String::new(),
+    }
+}
+
+fn no_controller(controller: &str, subject: &str) -> StepError {
+    let cause = format!(
+        "no mounted v1 hierarchy has the {controller} controller: mount one, or boot with cgroup v2"
+    );
+    refused("find controller for", subject, cause)
+}
+
+/// A number out of a control file.
+fn number(
+    directory: &Directory,
+    file: &str,
+    controller: &str,
+    parse: impl Fn(&str) -> Option<u64>,
+) -> Result<u64, StepError> {
+    let path = directory.path().join(file);
+    let text = directory.read(file)?.ok_or_else(|| {
+        let remedy = format!("the {controller} controller is not enabled for this group");
+        failed("read", &path, Errno::NOENT, &remedy)
+    })?;
+    parse(&text).ok_or_else(|| {
+        refused(
+            "read",
+            path.display(),
+            "the kernel's answer has no such number",
+        )
+    })
 }

@@ -1,0 +1,267 @@
+//! Where the cgroup hierarchies are mounted: a pure reading of /proc/self/mountinfo (proc(5)).
+//!
+//! Which of the mounts is visible (another may lie on top of it) is not told by the text alone; the
+//! caller asks the kernel about that.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+/// Controllers that a v1 hierarchy may hold (cgroups(7)); what else stands among its options is an option.
+const CONTROLLERS: [&str; 14] = [
+    "blkio",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "debug",
+    "devices",
+    "freezer",
+    "hugetlb",
+    "memory",
+    "misc",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "pids",
+];
+
+/// Controllers that decide whether a host counts as v1: some hosts mount `net_cls` alone as v1 for a
+/// VPN's sake, and are v2 in everything that limits.
+const LIMITING: [&str; 5] = ["cpu", "cpuacct", "cpuset", "memory", "pids"];
+
+/// A mounted cgroup file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Mount {
+    /// Major and minor number of its superblock: the identity of the hierarchy.
+    pub(super) device: (u32, u32),
+    /// The mount point.
+    pub(super) point: PathBuf,
+    /// What is mounted.
+    pub(super) kind: Kind,
+}
+
+/// The two versions of cgroups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A v1 hierarchy with its controllers and, for a named one, `name=...`.
+    V1(Vec<String>),
+    /// The v2 hierarchy. `local_events`: mounted with `memory_localevents`.
+    V2 { local_events: bool },
+}
+
+/// How this host limits processes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// Every v1 hierarchy once.
+    V1(Vec<(PathBuf, Vec<String>)>),
+    /// The v2 hierarchy.
+    V2 { root: PathBuf, local_events: bool },
+}
+
+/// All cgroup mounts in the text, in its order. Lines that are no mountinfo lines are passed over.
+pub(super) fn parse(mountinfo: &[u8]) -> Vec<Mount> {
+    mountinfo
+        .split(|byte| *byte == b'\n')
+        .filter_map(line)
+        .collect()
+}
+
+/// Decides between v1 and v2. A hybrid host counts as v1 and its v2 mount is left alone: what holds no
+/// limiting controller is of no use to us. None: nothing is mounted that can limit.
+pub(super) fn layout(mounts: Vec<Mount>) -> Option<Layout> {
+    let mut v1: Vec<((u32, u32), PathBuf, Vec<String>)> = Vec::new();
+    let mut v2 = None;
+    for mount in mounts {
+        match mount.kind {
+            Kind::V1(_) if v1.iter().any(|(device, ..)| *device == mount.device) => {}
+            Kind::V1(controllers) => v1.push((mount.device, mount.point, controllers)),
+            Kind::V2 { local_events } if v2.is_none() => {
+                v2 = Some(Layout::V2 {
+                    root: mount.point,
+                    local_events,
+                });
+            }
+            Kind::V2 { .. } => {}
+        }
+    }
+    let limits = |name: &String| LIMITING.contains(&name.as_str());
+    if v1
+        .iter()
+        .any(|(_, _, controllers)| controllers.iter().any(limits))
+    {
+        let hierarchies = v1.into_iter().map(|(_, point, names)| (point, names));
+        return Some(Layout::V1(hierarchies.collect()));
+    }
+    v2
+}
+
+/// `36 35 98:0 /root /point rw,noatime master:1 - type source options`
+fn line(text: &[u8]) -> Option<Mount> {
+    let mut fields = text.split(|byte| *byte == b' ');
+    let device = device(fields.nth(2)?)?;
+    let point = unescape(fields.nth(1)?);
+    fields.find(|field| *field == b"-")?;
+    let kind = kind(fields.next()?, fields.nth(1)?)?;
+    Some(Mount {
+        device,
+        point,
+        kind,
+    })
+}
+
+fn device(text: &[u8]) -> Option<(u32, u32)> {
+    let (major, minor) = std::str::from_utf8(text).ok()?.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+fn kind(filesystem: &[u8], options: &[u8]) -> Option<Kind> {
+    let options = std::str::from_utf8(options).ok()?;
+    match filesystem {
+        b"cgroup2" => Some(Kind::V2 {
+            local_events: options
+                .split(',')
+                .any(|option| option == "memory_localevents"),
+        }),
+        b"cgroup" => Some(Kind::V1(
+            options
+                .split(',')
+                .filter(|option| CONTROLLERS.contains(option) || option.starts_with("name="))
+                .map(str::to_owned)
+                .collect(),
+        )),
+        _ => None,
+    }
+}
+
+/// Space, tab, newline and backslash stand as `\ooo` in mountinfo.
+fn unescape(text: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&byte, tail)) = rest.split_first() {
+        match octal(rest) {
+            Some(value) => {
+                bytes.push(value);
+                rest = &rest[4..];
+            }
+            None => {
+                bytes.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    PathBuf::from(OsStr::from_bytes(&bytes))
+}
+
+fn octal(text: &[u8]) -> Option<u8> {
+    let digits = text.strip_prefix(b"\\")?.get(..3)?;
+    u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HYBRID: &str = "\
+23 1 8:1 / / rw - ext4 /dev/root rw
+31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct
+35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+";
+
+    fn v1(entries: &[(&str, &[&str])]) -> Option<Layout> {
+        Some(Layout::V1(
+            entries
+                .iter()
+                .map(|(point, names)| {
+                    (
+                        PathBuf::from(point),
+                        names.iter().map(|name| name.to_string()).collect(),
+                    )
+                })
+                .collect(),
+        ))
+    }
+
+    #[test]
+    fn a_hybrid_host_counts_as_v1_with_the_joined_controllers_once() {
+        assert_eq!(
+            layout(parse(HYBRID.as_bytes())),
+            v1(&[
+                ("/sys/fs/cgroup/cpu,cpuacct", &["cpu", "cpuacct"]),
+                ("/sys/fs/cgroup/memory", &["memory"]),
+                ("/sys/fs/cgroup/systemd", &["name=systemd"]),
+            ])
+        );
+    }
+
+    #[test]
+    fn a_hierarchy_that_is_mounted_twice_counts_once() {
+        let text = "\
+32 31 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
+99 31 0:29 /docker/x /elsewhere rw - cgroup cgroup rw,memory
+";
+        assert_eq!(
+            layout(parse(text.as_bytes())),
+            v1(&[("/sys/fs/cgroup/memory", &["memory"])])
+        );
+    }
+
+    #[test]
+    fn a_pure_v2_host_is_v2() {
+        let text = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 \
+                    rw,nsdelegate,memory_recursiveprot\n";
+        let root = PathBuf::from("/sys/fs/cgroup");
+        let local_events = false;
+        assert_eq!(
+            layout(parse(text.as_bytes())),
+            Some(Layout::V2 { root, local_events })
+        );
+    }
+
+    #[test]
+    fn a_v1_mount_that_limits_nothing_does_not_make_a_host_v1() {
+        let text = "\
+30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,memory_localevents
+31 23 0:27 / /run/net_cls rw - cgroup net_cls rw,net_cls
+32 23 0:28 / /run/elogind rw - cgroup none rw,name=elogind
+";
+        let root = PathBuf::from("/sys/fs/cgroup");
+        let local_events = true;
+        assert_eq!(
+            layout(parse(text.as_bytes())),
+            Some(Layout::V2 { root, local_events })
+        );
+    }
+
+    #[test]
+    fn a_host_without_cgroups_has_no_layout() {
+        assert_eq!(
+            layout(parse(b"23 1 8:1 / / rw - ext4 /dev/root rw\n")),
+            None
+        );
+    }
+
+    #[test]
+    fn escaped_mount_points_are_read() {
+        let text = b"30 23 0:26 / /a\\040b\\134c rw - cgroup2 none rw\n";
+        assert_eq!(parse(text)[0].point, PathBuf::from("/a b\\c"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(text in proptest::collection::vec(any::<u8>(), 0..300)) {
+            drop(layout(parse(&text)));
+        }
+
+        #[test]
+        fn damaged_lines_do_not_make_the_parser_panic(cut in 0usize..600, byte: u8) {
+            let mut text = HYBRID.as_bytes().to_vec();
+            let at = cut % text.len();
+            text[at] = byte;
+            drop(layout(parse(&text)));
+        }
+    }
+}

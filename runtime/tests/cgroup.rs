@@ -1,0 +1,430 @@
+//! Groups on the real kernel. Each test makes groups of its own name and removes them, also when it fails.
+//!
+//! On a hybrid host the tests that need no controllers run a second time on the v2 mount.
+
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use longshore_runtime::cgroup::{Group, Hierarchy};
+use oci_spec::runtime::LinuxResources;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A top group that is emptied and removed when the test ends.
+struct Top {
+    hierarchy: Hierarchy,
+    group: Group,
+}
+
+impl Top {
+    fn new(hierarchy: Hierarchy) -> Top {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("longshore-test-{}-{number}", std::process::id());
+        let group = hierarchy.group(&name).unwrap();
+        let top = Top { hierarchy, group };
+        top.group.create().unwrap();
+        top
+    }
+
+    fn child(&self, name: &str) -> Group {
+        let path = format!("{}/{name}", self.group.path());
+        let group = self.hierarchy.group(&path).unwrap();
+        group.create().unwrap();
+        group
+    }
+}
+
+impl Drop for Top {
+    fn drop(&mut self) {
+        let killed = self.group.kill(PATIENCE);
+        let removed = self.group.remove();
+        if !std::thread::panicking() {
+            killed.unwrap();
+            removed.unwrap();
+        }
+    }
+}
+
+/// A shell that runs its script only when it is told to, so that it can be put into a group first. It dies
+/// with the test.
+struct Shell(Child);
+
+impl Shell {
+    fn new(script: &str) -> Shell {
+        let child = Command::new("/bin/sh")
+            .args(["-c", &format!("read go; {script}")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Shell(child)
+    }
+
+    fn within(group: &Group, script: &str) -> Shell {
+        let shell = Shell::new(script);
+        group.add(shell.0.id()).unwrap();
+        shell
+    }
+
+    fn go(&mut self) {
+        self.0.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    }
+
+    /// Lets it run to its end.
+    fn end(mut self) -> ExitStatus {
+        self.go();
+        self.fate()
+    }
+
+    /// How it ended, by itself or not.
+    fn fate(mut self) -> ExitStatus {
+        self.0.wait().unwrap()
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn host() -> Hierarchy {
+    Hierarchy::of_host().unwrap()
+}
+
+/// The host's hierarchies and, on a hybrid host, those of its v2 mount alone.
+fn both() -> Vec<Hierarchy> {
+    let mut all = vec![host()];
+    if !all[0].is_v2() {
+        let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let v2: Vec<&str> = text
+            .lines()
+            .filter(|line| line.contains(" - cgroup2 "))
+            .collect();
+        all.extend(Hierarchy::of_mountinfo(v2.join("\n").as_bytes()).ok());
+    }
+    all
+}
+
+fn resources(json: &str) -> LinuxResources {
+    serde_json::from_str(json).unwrap()
+}
+
+/// A control file's path where the test machines mount the hierarchies.
+fn file(group: &Group, v1: &str, v2: &str) -> PathBuf {
+    let path = match host().is_v2() {
+        true => PathBuf::from("/sys/fs/cgroup").join(group.path()).join(v2),
+        false => PathBuf::from("/sys/fs/cgroup")
+            .join(v1.split('.').next().unwrap())
+            .join(group.path())
+            .join(v1),
+    };
+    assert!(path.exists(), "{}", path.display());
+    path
+}
+
+fn value(group: &Group, v1: &str, v2: &str) -> String {
+    let text = std::fs::read_to_string(file(group, v1, v2)).unwrap();
+    text.trim().to_owned()
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_group_is_made_filled_emptied_and_removed() {
+    for hierarchy in both() {
+        let top = Top::new(hierarchy);
+        let inner = top.child("a/b");
+        inner.create().unwrap();
+        assert!(inner.exists());
+        let shell = Shell::within(&inner, "sleep 1000");
+        assert_eq!(inner.processes().unwrap(), [shell.0.id()]);
+        assert_eq!(top.group.processes().unwrap(), [shell.0.id()]);
+        assert_eq!(
+            inner.cgroup_fd().unwrap().map(|fd| fd.as_raw_fd() > 2),
+            top.hierarchy.is_v2().then_some(true)
+        );
+
+        let busy = top.group.remove().unwrap_err();
+        assert!(busy.cause.contains(&shell.0.id().to_string()), "{busy}");
+
+        top.group.kill(PATIENCE).unwrap();
+        assert_eq!(shell.fate().signal(), Some(9));
+        assert!(top.group.processes().unwrap().is_empty());
+        top.group.remove().unwrap();
+        assert!(!top.group.exists() && !inner.exists());
+        top.group.kill(PATIENCE).unwrap();
+        top.group.remove().unwrap();
+        assert!(top.group.processes().unwrap().is_empty());
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn kill_reaches_those_who_fork_meanwhile() {
+    for hierarchy in both() {
+        let top = Top::new(hierarchy);
+        let inner = top.child("c");
+        // Bounded, so that a kill that does not work is a failed test and not a lost machine.
+        let script = "i=0; while [ $i -lt 3000 ]; do sleep 1000 & i=$((i+1)); done; wait";
+        let mut shell = Shell::within(&inner, script);
+        shell.go();
+        while inner.processes().unwrap().len() < 20 {
+            std::thread::yield_now();
+        }
+        top.group.kill(PATIENCE).unwrap();
+        assert!(inner.processes().unwrap().is_empty());
+        assert_eq!(shell.fate().signal(), Some(9));
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn kill_ends_a_frozen_group() {
+    let top = Top::new(host());
+    let inner = top.child("c");
+    let shell = Shell::within(&inner, "sleep 1000");
+    let lever = file(&top.group, "freezer.state", "cgroup.freeze");
+    let frozen = if top.hierarchy.is_v2() { "1" } else { "FROZEN" };
+    std::fs::write(&lever, frozen).unwrap();
+    top.group.kill(PATIENCE).unwrap();
+    assert_eq!(shell.fate().signal(), Some(9));
+    if !top.hierarchy.is_v2() {
+        assert_eq!(std::fs::read_to_string(&lever).unwrap().trim(), "THAWED");
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn kill_of_one_group_spares_its_sibling() {
+    for hierarchy in both() {
+        let top = Top::new(hierarchy);
+        let (doomed, spared) = (top.child("doomed"), top.child("spared"));
+        let victim = Shell::within(&doomed, "sleep 1000");
+        let witness = Shell::within(&spared, "exit 5");
+        doomed.kill(PATIENCE).unwrap();
+        doomed.remove().unwrap();
+        assert_eq!(victim.fate().signal(), Some(9));
+        assert!(spared.exists());
+        assert_eq!(witness.end().code(), Some(5));
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn remove_takes_what_a_container_made_below_however_deep() {
+    for hierarchy in both() {
+        let top = Top::new(hierarchy);
+        for side in ["x", "y"] {
+            top.child(&vec![side; 60].join("/"));
+        }
+        top.group.remove().unwrap();
+        assert!(!top.group.exists());
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn limits_stand_in_the_control_files() {
+    let top = Top::new(host());
+    let group = top.child("c");
+    let given = r#"{"cpu":{"shares":512,"quota":50000,"period":100000,"cpus":"0"},
+        "memory":{"limit":67108864,"reservation":33554432,"swap":67108864},
+        "pids":{"limit":33}}"#;
+    for _ in 0..2 {
+        group.apply(&resources(given)).unwrap();
+    }
+    let v2 = top.hierarchy.is_v2();
+    let cpu = value(&group, "cpu.cfs_quota_us", "cpu.max");
+    assert_eq!(cpu, if v2 { "50000 100000" } else { "50000" });
+    let shares = value(&group, "cpu.shares", "cpu.weight");
+    assert_eq!(shares, if v2 { "59" } else { "512" });
+    assert_eq!(value(&group, "cpuset.cpus", "cpuset.cpus"), "0");
+    let memory = value(&group, "memory.limit_in_bytes", "memory.max");
+    assert_eq!(memory, "67108864");
+    let swap = value(&group, "memory.memsw.limit_in_bytes", "memory.swap.max");
+    assert_eq!(swap, if v2 { "0" } else { "67108864" });
+    let low = value(&group, "memory.soft_limit_in_bytes", "memory.low");
+    assert_eq!(low, "33554432");
+    assert_eq!(value(&group, "pids.max", "pids.max"), "33");
+
+    // Up, with swap in the way; then down to half; then away.
+    group
+        .apply(&resources(
+            r#"{"memory":{"limit":134217728,"swap":268435456}}"#,
+        ))
+        .unwrap();
+    group
+        .apply(&resources(
+            r#"{"memory":{"limit":67108864,"swap":67108864}}"#,
+        ))
+        .unwrap();
+    group
+        .apply(&resources(
+            r#"{"cpu":{"quota":-1},"memory":{"limit":-1,"swap":-1},"pids":{"limit":-1}}"#,
+        ))
+        .unwrap();
+    assert_eq!(value(&group, "pids.max", "pids.max"), "max");
+    let cpu = value(&group, "cpu.cfs_quota_us", "cpu.max");
+    assert_eq!(cpu, if v2 { "max 100000" } else { "-1" });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn quotas_of_nested_groups_can_move_either_way() {
+    let top = Top::new(host());
+    let group = top.child("c");
+    top.group
+        .apply(&resources(r#"{"cpu":{"quota":50000,"period":100000}}"#))
+        .unwrap();
+    for (quota, period) in [
+        (5000, 10000),
+        (50000, 100_000),
+        (10000, 50000),
+        (20000, 40000),
+    ] {
+        let json = format!(r#"{{"cpu":{{"quota":{quota},"period":{period}}}}}"#);
+        group.apply(&resources(&json)).unwrap();
+    }
+    let above = group.apply(&resources(r#"{"cpu":{"quota":90000,"period":100000}}"#));
+    if top.hierarchy.is_v2() {
+        // v2 takes it; the ancestor's quota holds all the same.
+        above.unwrap();
+    } else {
+        let error = above.unwrap_err();
+        assert_eq!(error.errno, Some(22));
+        assert!(error.cause.contains("a group above allows less"), "{error}");
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_oom_kill_counts_where_the_victim_was_also_if_the_limit_is_the_parents() {
+    let top = Top::new(host());
+    let (victim, sibling) = (top.child("victim"), top.child("sibling"));
+    let limit = r#"{"memory":{"limit":16777216,"swap":16777216}}"#;
+    top.group.apply(&resources(limit)).unwrap();
+    let shell = Shell::within(&victim, "exec dd if=/dev/zero of=/dev/null bs=64M count=1");
+    assert_eq!(shell.end().signal(), Some(9));
+    assert_eq!(victim.oom_kills().unwrap(), 1);
+    assert_eq!(top.group.oom_kills().unwrap(), 1);
+    assert_eq!(sibling.oom_kills().unwrap(), 0);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn usage_counts_cpu_time_memory_and_processes() {
+    let top = Top::new(host());
+    let group = top.child("c");
+    let script = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done";
+    let mut shell = Shell::within(&group, &format!("{script}; sleep 1000 & wait"));
+    assert_eq!(group.usage().unwrap().processes, 1);
+    shell.go();
+    while group.usage().unwrap().processes < 2 {
+        std::thread::yield_now();
+    }
+    let usage = group.usage().unwrap();
+    assert!(usage.cpu_ns > 0 && usage.memory_bytes > 0, "{usage:?}");
+    assert!(top.group.usage().unwrap().cpu_ns >= usage.cpu_ns);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_process_limit_holds() {
+    let top = Top::new(host());
+    let group = top.child("c");
+    group.apply(&resources(r#"{"pids":{"limit":1}}"#)).unwrap();
+    let shell = Shell::within(&group, "/bin/true; exit $?");
+    assert_ne!(shell.end().code(), Some(0));
+}
+
+fn opens(group: &Group, device: &str) -> bool {
+    let shell = Shell::within(group, &format!("exec < {device} && exit 7"));
+    shell.end().code() == Some(7)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_device_list_opens_what_it_allows_and_nothing_else() {
+    for hierarchy in both() {
+        let top = Top::new(hierarchy);
+        let group = top.child("c");
+        assert!(opens(&group, "/dev/zero"));
+        let list = |minor: u32| {
+            resources(&format!(
+                r#"{{"devices":[{{"allow":false,"access":"rwm"}},
+                    {{"allow":true,"type":"c","access":"m"}},
+                    {{"allow":true,"type":"c","major":1,"minor":{minor},"access":"rwm"}}]}}"#
+            ))
+        };
+        for _ in 0..2 {
+            group.apply(&list(3)).unwrap();
+        }
+        assert!(opens(&group, "/dev/null"));
+        assert!(!opens(&group, "/dev/zero"));
+        // A list that is applied again replaces the one before, in both directions.
+        group.apply(&list(5)).unwrap();
+        assert!(!opens(&group, "/dev/null"));
+        assert!(opens(&group, "/dev/zero"));
+        // Other limits leave it alone, and so does a resource object without a list.
+        group.apply(&resources("{}")).unwrap();
+        assert!(!opens(&group, "/dev/null"));
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_device_list_of_the_greatest_size_is_taken() {
+    for hierarchy in both() {
+        let top = Top::new(hierarchy);
+        let rule = |minor| {
+            format!(r#"{{"allow":true,"type":"c","major":9,"minor":{minor},"access":"r"}}"#)
+        };
+        let rules: Vec<String> = (0..512).map(rule).collect();
+        let list = format!(r#"{{"devices":[{}]}}"#, rules.join(","));
+        top.group.apply(&resources(&list)).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_limit_whose_controller_is_missing_is_a_named_error() {
+    for hierarchy in both().into_iter().skip(1) {
+        let top = Top::new(hierarchy);
+        let given = resources(r#"{"memory":{"limit":67108864}}"#);
+        let error = top.group.apply(&given).unwrap_err();
+        assert!(error.subject.ends_with("/memory.max"), "{error}");
+        assert!(error.cause.contains("the memory controller"), "{error}");
+        let lifted = r#"{"memory":{"limit":-1,"swap":-1},"pids":{"limit":-1}}"#;
+        top.group.apply(&resources(lifted)).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn pid_zero_is_refused() {
+    let top = Top::new(host());
+    assert!(top.group.add(0).is_err());
+}
+
+#[test]
+fn a_path_that_could_leave_the_hierarchy_is_refused() {
+    let Ok(hierarchy) = Hierarchy::of_host() else {
+        return;
+    };
+    for path in [
+        "", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "a/./b", "a\nb", "a\0b",
+    ] {
+        let error = hierarchy.group(path).unwrap_err();
+        assert_eq!(error.step, "name cgroup", "{path:?}");
+    }
+    assert!(hierarchy.group(&"x".repeat(256)).is_err());
+    assert!(hierarchy.group("longshore/tasks/..a").is_ok());
+}
