@@ -67,6 +67,7 @@ impl Agent {
         let token = self.token()?;
         let parent = scope::enter(instance.name())?;
         telling::log("info");
+        place::claim(&instance)?;
         let mut config = self.host.config(instance.clone(), self.control.clone(), parent)?;
         config.policy = policy;
         config.token = token;

@@ -1,7 +1,7 @@
 //! `longshore node`: hosts of the cluster.
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use serde_json::json;
 
 use crate::place::Which;
 use crate::{socket, telling};
@@ -12,7 +12,7 @@ pub(crate) enum Node {
     Token(Token),
 }
 
-/// Make a join token: it admits one host, once, within an hour
+/// Make a join token: it admits one host, once, for a short time
 ///
 /// Asks the control plane of this machine over its local socket. The token goes to standard output; hand
 /// it to `longshore agent` by the variable LONGSHORE_JOIN_TOKEN or by --token-file, never as an argument.
@@ -24,6 +24,9 @@ pub(crate) struct Token {
     /// The cluster that the host joins
     #[arg(long, default_value = "default", value_name = "NAME")]
     cluster: String,
+    /// Seconds for which it is good
+    #[arg(long, default_value_t = 3600, value_name = "SECONDS")]
+    ttl: u64,
     /// Print JSON: token, cluster
     #[arg(long)]
     json: bool,
@@ -40,11 +43,11 @@ impl Node {
 impl Token {
     fn run(self) -> Result<()> {
         let socket = self.which.instance()?.control_socket();
-        let path = format!("/v1/token?cluster={}", self.cluster);
-        let answer = socket::block_on(socket::post(&socket, &path))?;
-        let token = answer["token"].as_str().context("read the answer to /v1/token: no token in it")?;
+        let wanted = json!({"cluster": self.cluster, "ttl_seconds": self.ttl});
+        let answer = socket::block_on(socket::post(&socket, "/v1/tokens", &wanted))?;
+        let token = answer["token"].as_str().context("read the answer to /v1/tokens: no token in it")?;
         telling::print(&match self.json {
-            true => format!("{}\n", Value::from_iter([("token", token), ("cluster", &self.cluster)])),
+            true => format!("{}\n", json!({"token": token, "cluster": self.cluster})),
             false => format!("{token}\n"),
         })
     }

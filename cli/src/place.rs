@@ -1,5 +1,6 @@
 //! The arguments that name an instance, and where its parts are on this machine.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -46,6 +47,60 @@ fn absolute(dir: &Path) -> Result<PathBuf> {
     std::path::absolute(dir).with_context(|| format!("resolve --state-dir {}", dir.display()))
 }
 
+/// The file that says whose a state root is. `--reset` removes no folder without it.
+const MARK: &str = "instance";
+
+/// Makes the instance's roots, or takes them over if they are this instance's already.
+///
+/// A state root that holds anything else is refused: `--state-dir` may be mistyped, and `--reset` removes
+/// what it names.
+pub(crate) fn claim(instance: &Instance) -> Result<()> {
+    let root = instance.state_root();
+    match owner(root)? {
+        Owner::Nobody => {}
+        Owner::Instance(name) if name == instance.name() => {}
+        Owner::Instance(name) => bail!("use state folder {}: it is instance {name:?}'s", root.display()),
+        Owner::SomeoneElse => {
+            bail!("use state folder {}: it holds files that are not Longshore's; name an empty one", root.display())
+        }
+    }
+    instance.make_roots()?;
+    let mark = root.join(MARK);
+    std::fs::write(&mark, instance.name()).with_context(|| format!("write {}", mark.display()))
+}
+
+/// Refuses a state root that is not this instance's to remove.
+pub(crate) fn need_own(instance: &Instance) -> Result<()> {
+    let root = instance.state_root();
+    match owner(root)? {
+        Owner::Nobody => Ok(()),
+        Owner::Instance(name) if name == instance.name() => Ok(()),
+        _ => bail!("reset {}: it is not a state folder of instance {:?}", root.display(), instance.name()),
+    }
+}
+
+enum Owner {
+    Nobody,
+    Instance(String),
+    SomeoneElse,
+}
+
+fn owner(root: &Path) -> Result<Owner> {
+    let step = || format!("look at state folder {}", root.display());
+    let mut entries = match std::fs::read_dir(root) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Owner::Nobody),
+        entries => entries.with_context(step)?,
+    };
+    if entries.next().is_none() {
+        return Ok(Owner::Nobody);
+    }
+    match std::fs::read_to_string(root.join(MARK)) {
+        Ok(name) => Ok(Owner::Instance(name)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Owner::SomeoneElse),
+        Err(error) => Err(error).with_context(step),
+    }
+}
+
 /// The `longshore-runtime` binary: as told, beside this program, or where packages put it.
 pub(crate) fn runtime_binary(told: Option<&Path>) -> Result<PathBuf> {
     if let Some(path) = told {
@@ -90,6 +145,26 @@ mod tests {
         let places = candidates(Path::new("/opt/ls/longshore"));
         assert_eq!(places[0], Path::new("/opt/ls/longshore-runtime"));
         assert_eq!(places.len(), 3);
+    }
+
+    #[test]
+    fn a_state_folder_has_one_instance_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("state");
+        let named = |name| {
+            let instance = Instance::named(name).unwrap();
+            instance.with_state_root(root.clone()).with_run_root(dir.path().join("run"))
+        };
+        claim(&named("one")).unwrap();
+        claim(&named("one")).unwrap();
+        need_own(&named("one")).unwrap();
+        assert!(claim(&named("two")).unwrap_err().to_string().contains("instance \"one\"'s"));
+        assert!(need_own(&named("two")).is_err());
+
+        std::fs::remove_file(root.join(MARK)).unwrap();
+        std::fs::write(root.join("thesis.txt"), "years of work").unwrap();
+        assert!(claim(&named("one")).is_err());
+        assert!(need_own(&named("one")).is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
@@ -17,19 +17,19 @@ const LARGEST_ANSWER: usize = 16 << 20;
 
 /// GET, the whole answer as JSON.
 pub(crate) async fn get(socket: &Path, path: &str) -> Result<serde_json::Value> {
-    let answer = ask(socket, Method::GET, path).await?;
+    let answer = ask(socket, Method::GET, path, Bytes::new()).await?;
     whole(answer, path).await
 }
 
-/// POST without a body, the whole answer as JSON.
-pub(crate) async fn post(socket: &Path, path: &str) -> Result<serde_json::Value> {
-    let answer = ask(socket, Method::POST, path).await?;
+/// POST of a JSON body, the whole answer as JSON.
+pub(crate) async fn post(socket: &Path, path: &str, body: &serde_json::Value) -> Result<serde_json::Value> {
+    let answer = ask(socket, Method::POST, path, body.to_string().into()).await?;
     whole(answer, path).await
 }
 
 /// The answer's head; its body is the caller's to read as it comes. Anything but 2xx is an error with the
 /// answer's own words.
-pub(crate) async fn ask(socket: &Path, method: Method, path: &str) -> Result<Response<Incoming>> {
+pub(crate) async fn ask(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>> {
     let stream = UnixStream::connect(socket).await.with_context(|| {
         format!("connect to {}: is it running, under this --instance?", socket.display())
     })?;
@@ -40,7 +40,7 @@ pub(crate) async fn ask(socket: &Path, method: Method, path: &str) -> Result<Res
         .method(method)
         .uri(path)
         .header(hyper::header::HOST, "longshore")
-        .body(Empty::<Bytes>::new())
+        .body(Full::new(body))
         .with_context(|| format!("ask for {path}"))?;
     let answer = sender.send_request(request).await.with_context(|| format!("ask for {path}"))?;
     if answer.status().is_success() {

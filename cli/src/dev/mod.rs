@@ -55,7 +55,7 @@ impl Dev {
         let policy = HostPolicy::from_allow(&self.allow)?;
         let parent = scope::enter(instance.name())?;
         telling::log("warn");
-        instance.make_roots()?;
+        place::claim(&instance)?;
         let mut config = self.host.config(instance.clone(), self.ports.endpoint(), parent)?;
         config.policy = policy;
         shutdown::run(async move {
