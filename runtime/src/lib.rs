@@ -3,6 +3,8 @@
 pub mod cgroup;
 pub mod container;
 mod error;
+mod init;
+pub mod plan;
 pub mod seccomp;
 
 pub use error::StepError;

@@ -1,5 +1,36 @@
-//! The kernel seam: the only `unsafe` in the house.
+//! The kernel seam: the system calls that neither nix nor rustix offers safely, behind safe faces.
+//!
+//! This crate holds the only `unsafe` of the house. Kernel names are kept, and each function names its
+//! man page. Descriptors come out as `OwnedFd` and go in as `BorrowedFd`; no function here decides anything.
+//! Deliberately absent: whatever rustix or nix already offer (fsopen, open_tree, openat2, pidfd,
+//! pivot_root, setns, capset, prctl, SCM_RIGHTS); call those directly.
 
 #![allow(unsafe_code)] // The workspace denies it everywhere else.
 
 pub mod bpf;
+
+mod clone;
+mod exec;
+mod keyring;
+mod link;
+mod mount;
+mod seccomp;
+mod signal;
+
+pub use clone::{CloneNamespace, Forked, clone3, exit_now};
+pub use exec::exec_keeping;
+pub use keyring::join_anonymous_session_keyring;
+pub use link::bring_up_loopback;
+pub use mount::{MountAttributes, mount_setattr};
+pub use rustix::io::Errno;
+pub use seccomp::set_mode_filter;
+pub use signal::default_all_signals;
+
+/// Turns the return value of a raw system call through libc into a result.
+fn checked(value: libc::c_long) -> Result<libc::c_long, Errno> {
+    if value == -1 {
+        let code = std::io::Error::last_os_error().raw_os_error();
+        return Err(Errno::from_raw_os_error(code.unwrap_or(libc::EIO)));
+    }
+    Ok(value)
+}

@@ -1,0 +1,280 @@
+//! Init: the child of clone3 that walks a plan's steps and becomes the container's program.
+//!
+//! It decides nothing: the planner did. It is single-threaded, has its own copy of the monitor's memory, and
+//! never returns. An error crosses to the monitor as a `StepError`, then init ends; the kernel undoes its mounts
+//! and namespaces with it. Deliberately absent: any retry, any fallback, any reading of the image before
+//! the host's tree is gone.
+
+mod device;
+mod filesystem;
+mod identity;
+mod program;
+mod resolve;
+mod talk;
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use longshore_sys as sys;
+use nix::sched::{CloneFlags, setns, unshare};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::StepError;
+use crate::error::Context;
+use crate::plan::{Environment, Namespace, Plan, Step};
+
+pub(crate) use program::explain;
+pub(crate) use talk::{FromInit, Talk, ToInit};
+
+/// What init gets from the monitor.
+#[derive(Debug)]
+pub(crate) struct Inheritance {
+    /// Becomes standard input.
+    pub(crate) stdin: OwnedFd,
+    /// Becomes standard output.
+    pub(crate) stdout: OwnedFd,
+    /// Becomes standard error.
+    pub(crate) stderr: OwnedFd,
+    /// The detached root mount.
+    pub(crate) root: OwnedFd,
+    /// Init's end of the talk.
+    pub(crate) talk: Talk,
+}
+
+/// Walks the plan. Only ever called in the child of clone3.
+pub(crate) fn run(plan: &Plan, inheritance: Inheritance) -> ! {
+    let walk = AssertUnwindSafe(|| {
+        let mut walk = Walk::new(inheritance);
+        let failed = walk.run(plan);
+        // The monitor may be gone; then nobody is left to tell.
+        drop(walk.talk.map(|talk| talk.send(&FromInit::Failed(failed))));
+    });
+    // Unwinding must not reach the monitor's frames, of which this process has a copy.
+    drop(catch_unwind(walk));
+    sys::exit_now(127)
+}
+
+/// What steps hand to later steps.
+struct Walk {
+    /// None once given to execve.
+    talk: Option<Talk>,
+    stdio: [OwnedFd; 3],
+    host_root: OwnedFd,
+    /// The container's root, once pivoted.
+    root: Option<OwnedFd>,
+    null: Option<filesystem::Stamp>,
+    empty: Option<filesystem::Stamp>,
+    /// Detached bind mounts by slot.
+    trees: Vec<Option<OwnedFd>>,
+    home: Option<String>,
+    program: Option<CString>,
+}
+
+impl Walk {
+    fn new(inheritance: Inheritance) -> Walk {
+        let Inheritance { stdin, stdout, stderr, root, talk } = inheritance;
+        Walk {
+            talk: Some(talk),
+            stdio: [stdin, stdout, stderr],
+            host_root: root,
+            root: None,
+            null: None,
+            empty: None,
+            trees: Vec::new(),
+            home: None,
+            program: None,
+        }
+    }
+
+    /// Comes back only with an error: a successful walk ends in execve.
+    fn run(&mut self, plan: &Plan) -> StepError {
+        let walked = self.settle_in().and_then(|()| plan.steps.iter().try_for_each(|step| self.take(step)));
+        let incomplete = || StepError::refused("walk", "plan", "it ends without a program to execute");
+        walked.err().unwrap_or_else(incomplete)
+    }
+
+    /// A session of its own, default signals, and the container's stdio.
+    fn settle_in(&mut self) -> Result<(), StepError> {
+        sys::default_all_signals().context("reset", "signal mask")?;
+        rustix::process::setsid().context("start", "session")?;
+        rustix::stdio::dup2_stdin(&self.stdio[0]).context("set", "standard input")?;
+        rustix::stdio::dup2_stdout(&self.stdio[1]).context("set", "standard output")?;
+        rustix::stdio::dup2_stderr(&self.stdio[2]).context("set", "standard error")
+    }
+
+    fn take(&mut self, step: &Step) -> Result<(), StepError> {
+        match step {
+            Step::Undumpable => rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+                .context("set", "undumpable"),
+            Step::AwaitCgroup => self.expect(&ToInit::Proceed),
+            Step::OomScoreAdj(value) => std::fs::write("/proc/self/oom_score_adj", value.to_string())
+                .context("set OOM score adjustment", value),
+            Step::Join { namespace, path } => join(*namespace, path),
+            Step::NewCgroupNamespace => unshare(CloneFlags::CLONE_NEWCGROUP).context("unshare", "cgroup namespace"),
+            Step::NewSessionKeyring => new_session_keyring(),
+            Step::LoopbackUp => sys::bring_up_loopback().context("set up", "lo"),
+            Step::Hostname(name) => rustix::system::sethostname(name.as_bytes()).context("set hostname", name),
+            Step::Domainname(name) => rustix::system::setdomainname(name.as_bytes()).context("set domainname", name),
+            other => self.take_mount(other),
+        }
+    }
+
+    /// The steps that build the file system.
+    fn take_mount(&mut self, step: &Step) -> Result<(), StepError> {
+        match step {
+            Step::OpenBind { slot, source, recursive } => self.open_bind(*slot, source, *recursive),
+            Step::OpenNull => {
+                self.null = Some(filesystem::open_null()?);
+                Ok(())
+            }
+            Step::IsolateMounts => filesystem::isolate(),
+            Step::PivotRoot { propagation } => {
+                self.root = Some(filesystem::pivot(&self.host_root, *propagation)?);
+                Ok(())
+            }
+            Step::ClearUmask => {
+                rustix::process::umask(Mode::empty());
+                Ok(())
+            }
+            Step::Mount(wanted) => filesystem::mount(self.root()?, wanted),
+            Step::MountCgroup { destination, flags, hierarchies } => {
+                device::cgroup_view(self.root()?, destination, *flags, hierarchies)
+            }
+            Step::AttachBind(bind) => {
+                let tree = self.trees.get_mut(bind.slot).and_then(Option::take);
+                let tree = tree.ok_or_else(|| out_of_order("attach bind", &bind.destination))?;
+                filesystem::attach_bind(self.root()?, &tree, bind)
+            }
+            Step::Device(wanted) => device::node(self.root()?, wanted),
+            Step::Symlink { path, target } => device::link(self.root()?, path, target),
+            Step::ReadOnlyPath(path) => filesystem::read_only(self.root()?, path),
+            Step::MaskPath(path) => self.mask(path),
+            Step::ReadOnlyRoot => filesystem::read_only_root(),
+            other => self.take_identity(other),
+        }
+    }
+
+    /// The steps that turn init into the program.
+    fn take_identity(&mut self, step: &Step) -> Result<(), StepError> {
+        match step {
+            Step::Rlimit(limit) => identity::set_rlimit(limit),
+            Step::WorkingDirectory(path) => identity::enter_directory(self.root()?, path),
+            Step::Home { uid } => {
+                self.home = Some(identity::home(self.root()?, *uid));
+                Ok(())
+            }
+            Step::BoundCapabilities(kept) => identity::bound(kept),
+            Step::User { uid, gid, groups } => identity::become_user(*uid, *gid, groups),
+            Step::Umask(mask) => {
+                rustix::process::umask(Mode::from_raw_mode(*mask));
+                Ok(())
+            }
+            Step::FindProgram { name, path } => {
+                self.program = Some(program::find(name, path)?);
+                Ok(())
+            }
+            Step::NoNewPrivileges => rustix::thread::set_no_new_privs(true).context("set", "no_new_privs"),
+            Step::Capabilities(sets) => identity::set_capabilities(sets),
+            Step::Seccomp(filter) => self.load_filter(filter),
+            Step::AwaitStart => {
+                self.talk()?.send(&FromInit::Ready).context("report", "ready")?;
+                self.expect(&ToInit::Start)
+            }
+            Step::Execute { args, environment } => self.execute(args, environment),
+            other => Err(StepError::refused("walk", other, "no such step")),
+        }
+    }
+
+    fn root(&self) -> Result<BorrowedFd<'_>, StepError> {
+        self.root.as_ref().map(AsFd::as_fd).ok_or_else(|| out_of_order("resolve", Path::new("/")))
+    }
+
+    fn talk(&self) -> Result<&Talk, StepError> {
+        self.talk.as_ref().ok_or_else(|| out_of_order("talk", Path::new("monitor")))
+    }
+
+    fn expect(&self, message: &ToInit) -> Result<(), StepError> {
+        match self.talk()?.receive::<ToInit>().context("hear from", "monitor")? {
+            Some(heard) if heard == *message => Ok(()),
+            Some(_) => Err(StepError::refused("hear from", "monitor", "an unexpected message")),
+            None => Err(StepError::refused("hear from", "monitor", "it is gone")),
+        }
+    }
+
+    fn open_bind(&mut self, slot: usize, source: &Path, recursive: bool) -> Result<(), StepError> {
+        let tree = filesystem::open_bind(source, recursive)?;
+        if slot != self.trees.len() {
+            return Err(out_of_order("open bind", source));
+        }
+        self.trees.push(Some(tree));
+        Ok(())
+    }
+
+    fn mask(&mut self, path: &Path) -> Result<(), StepError> {
+        let root = self.root.as_ref().ok_or_else(|| out_of_order("mask", path))?;
+        let null = self.null.as_mut().ok_or_else(|| out_of_order("mask", path))?;
+        filesystem::mask(root.as_fd(), path, null, &mut self.empty)
+    }
+
+    /// Without no_new_privs the kernel wants CAP_SYS_ADMIN, which a change of user took out of force.
+    fn load_filter(&self, filter: &crate::seccomp::Filter) -> Result<(), StepError> {
+        if !rustix::thread::no_new_privs().context("read", "no_new_privs")? {
+            identity::raise_permitted()?;
+        }
+        sys::set_mode_filter(&filter.instructions, filter.flags).context("load", "seccomp filter")
+    }
+
+    fn execute(&mut self, args: &[String], environment: &Environment) -> Result<(), StepError> {
+        let program = self.program.take().ok_or_else(|| out_of_order("execute", Path::new("program")))?;
+        let args = strings(args.iter().cloned())?;
+        let home = self.home.take().map(|home| format!("HOME={home}"));
+        let keep = |entry: &&String| home.is_none() || !entry.starts_with("HOME=");
+        let given: Vec<String> = environment.0.iter().filter(keep).cloned().collect();
+        let environment = strings(given.into_iter().chain(home))?;
+        let talk = self.talk.take().ok_or_else(|| out_of_order("execute", Path::new("program")))?;
+        let report = |talk: OwnedFd, errno: Errno| {
+            // The monitor may be gone; then nobody is left to tell.
+            drop(Talk::from_fd(talk).send(&FromInit::NotExecuted(errno.raw_os_error())));
+        };
+        sys::exec_keeping(talk.into_fd(), &program, &args, &environment, report)
+    }
+}
+
+fn strings(texts: impl Iterator<Item = String>) -> Result<Vec<CString>, StepError> {
+    let made: Result<Vec<CString>, _> = texts.map(CString::new).collect();
+    // The text itself stays out of the message: it may be a secret.
+    made.map_err(|_| StepError::refused("execute", "program", "an argument or environment entry holds a NUL byte"))
+}
+
+fn out_of_order(step: &str, subject: &Path) -> StepError {
+    StepError::refused(step, subject.display(), "the plan's steps are out of order; this is a defect of the planner")
+}
+
+fn join(namespace: Namespace, path: &Path) -> Result<(), StepError> {
+    let kind = match namespace {
+        Namespace::Uts => CloneFlags::CLONE_NEWUTS,
+        Namespace::Ipc => CloneFlags::CLONE_NEWIPC,
+        Namespace::Network => CloneFlags::CLONE_NEWNET,
+        Namespace::Cgroup => CloneFlags::CLONE_NEWCGROUP,
+        Namespace::Pid | Namespace::Mount => return Err(out_of_order("join namespace", path)),
+    };
+    enter(path, kind)
+}
+
+/// setns(2) to the namespace at a path, which must be of that type.
+pub(crate) fn enter(path: &Path, kind: CloneFlags) -> Result<(), StepError> {
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .context("open namespace", path.display())?;
+    setns(file, kind).context("join namespace", path.display())
+}
+
+fn new_session_keyring() -> Result<(), StepError> {
+    match sys::join_anonymous_session_keyring() {
+        // A kernel without keyrings has none to share.
+        Ok(()) | Err(Errno::NOSYS) => Ok(()),
+        Err(errno) => Err(StepError::io("join", "new session keyring", errno)),
+    }
+}

@@ -1,0 +1,166 @@
+//! Who the program is and what it may do: user, groups, capabilities, limits, working directory, home.
+
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::str::FromStr;
+
+use caps::Capability;
+use rustix::fs::{FileType, OFlags};
+use rustix::process::{Resource, Rlimit as Limits};
+use rustix::thread::{CapabilitySet, CapabilitySets as KernelSets, Gid, Uid};
+
+use super::resolve::{self, Missing};
+use crate::StepError;
+use crate::error::Context;
+use crate::plan::{CapabilitySets, Rlimit};
+
+/// More than any /etc/passwd that a person wrote.
+const PASSWD_MAX: u64 = 1 << 20;
+
+pub(super) fn set_rlimit(limit: &Rlimit) -> Result<(), StepError> {
+    let resource = match limit.name.as_str() {
+        "RLIMIT_AS" => Resource::As,
+        "RLIMIT_CORE" => Resource::Core,
+        "RLIMIT_CPU" => Resource::Cpu,
+        "RLIMIT_DATA" => Resource::Data,
+        "RLIMIT_FSIZE" => Resource::Fsize,
+        "RLIMIT_LOCKS" => Resource::Locks,
+        "RLIMIT_MEMLOCK" => Resource::Memlock,
+        "RLIMIT_MSGQUEUE" => Resource::Msgqueue,
+        "RLIMIT_NICE" => Resource::Nice,
+        "RLIMIT_NOFILE" => Resource::Nofile,
+        "RLIMIT_NPROC" => Resource::Nproc,
+        "RLIMIT_RSS" => Resource::Rss,
+        "RLIMIT_RTPRIO" => Resource::Rtprio,
+        "RLIMIT_RTTIME" => Resource::Rttime,
+        "RLIMIT_SIGPENDING" => Resource::Sigpending,
+        "RLIMIT_STACK" => Resource::Stack,
+        other => return Err(StepError::refused("set limit", other, "no such limit")),
+    };
+    let bound = |value: u64| (value != u64::MAX).then_some(value);
+    let limits = Limits { current: bound(limit.soft), maximum: bound(limit.hard) };
+    rustix::process::setrlimit(resource, limits)
+        .context("set limit", format!("{} to {}:{}", limit.name, limit.soft, limit.hard))
+}
+
+/// Enters the directory, made if missing, and proves that it lies inside the root: getcwd(2) of a directory
+/// outside would not begin with `/` (CVE-2024-21626).
+pub(super) fn enter_directory(root: BorrowedFd<'_>, path: &Path) -> Result<(), StepError> {
+    let step = "enter working directory";
+    let directory = resolve::open_or_make(root, path, Missing::Directory).context(step, path.display())?;
+    rustix::process::fchdir(&directory).context(step, path.display())?;
+    let now = rustix::process::getcwd(Vec::new()).context(step, path.display())?;
+    if !now.as_bytes().starts_with(b"/") {
+        return Err(StepError::refused(step, path.display(), "it lies outside the container's root"));
+    }
+    Ok(())
+}
+
+/// The home of `uid` in the container's /etc/passwd, or `/`: whatever is wrong with that file is the image's.
+pub(super) fn home(root: BorrowedFd<'_>, uid: u32) -> String {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let read = || -> Option<String> {
+        let file = resolve::open_with(root, Path::new("/etc/passwd"), flags).ok()?;
+        // A device or fifo there must not make init wait, nor be read for its effects.
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(&file).ok()?.st_mode);
+        let mut text = Vec::new();
+        let mut bounded = std::io::Read::take(std::fs::File::from(file), PASSWD_MAX);
+        (kind == FileType::RegularFile).then(|| std::io::Read::read_to_end(&mut bounded, &mut text).ok())??;
+        home_in(&String::from_utf8_lossy(&text), uid)
+    };
+    read().unwrap_or_else(|| "/".to_owned())
+}
+
+/// passwd(5): name:password:uid:gid:gecos:home:shell, first entry of a uid wins.
+fn home_in(passwd: &str, uid: u32) -> Option<String> {
+    let entry = passwd.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        (fields.len() >= 6 && fields[2].parse() == Ok(uid)).then(|| fields[5].to_owned())
+    })?;
+    (entry.starts_with('/') && !entry.contains('\0')).then_some(entry)
+}
+
+/// Drops from the bounding set whatever is not listed, what this build has no name for included.
+pub(super) fn bound(kept: &[String]) -> Result<(), StepError> {
+    let kept = bits(kept)?;
+    for number in 0..u64::BITS {
+        let one = CapabilitySet::from_bits_retain(1 << number);
+        match rustix::thread::capability_is_in_bounding_set(one) {
+            // The kernel knows no capability of this number, nor any above it.
+            Err(rustix::io::Errno::INVAL) => break,
+            Ok(true) if !kept.contains(one) => rustix::thread::remove_capability_from_bounding_set(one)
+                .context("drop from bounding set", format!("capability {number}"))?,
+            other => drop(other.context("read bounding set", format!("capability {number}"))?),
+        }
+    }
+    Ok(())
+}
+
+/// Changes owner of the stdio pipes (so that the program can open /dev/stdout again), then groups, gid, uid.
+/// Permitted capabilities survive the change of uid, until [`set_capabilities`] sets all sets at once.
+pub(super) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<(), StepError> {
+    let owner = (Uid::from_raw(uid), Gid::from_raw(gid));
+    own_pipes(owner).context("own stdio", uid)?;
+    rustix::thread::set_keep_capabilities(true).context("keep capabilities", uid)?;
+    let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+    rustix::thread::set_thread_groups(&groups).context("set groups", format!("{groups:?}"))?;
+    rustix::thread::set_thread_res_gid(owner.1, owner.1, owner.1).context("set group", gid)?;
+    rustix::thread::set_thread_res_uid(owner.0, owner.0, owner.0).context("set user", uid)
+}
+
+/// Only pipes: they are this container's own. The null device at 0 belongs to the host.
+fn own_pipes((uid, gid): (Uid, Gid)) -> Result<(), rustix::io::Errno> {
+    for stdio in [rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        if FileType::from_raw_mode(rustix::fs::fstat(stdio)?.st_mode) == FileType::Fifo {
+            rustix::fs::fchown(stdio, Some(uid), Some(gid))?;
+        }
+    }
+    Ok(())
+}
+
+/// Raises in the effective set all that is permitted: a change of uid has emptied it.
+pub(super) fn raise_permitted() -> Result<(), StepError> {
+    let mut sets = rustix::thread::capabilities(None).context("read", "capabilities")?;
+    sets.effective = sets.permitted;
+    rustix::thread::set_capabilities(None, sets).context("raise", "permitted capabilities")
+}
+
+/// Sets effective, permitted and inheritable at once, then exactly the ambient ones asked for.
+pub(super) fn set_capabilities(sets: &CapabilitySets) -> Result<(), StepError> {
+    let kernel = KernelSets {
+        effective: bits(&sets.effective)?,
+        permitted: bits(&sets.permitted)?,
+        inheritable: bits(&sets.inheritable)?,
+    };
+    rustix::thread::set_capabilities(None, kernel).context("set", "capabilities")?;
+    rustix::thread::clear_ambient_capability_set().context("clear", "ambient capabilities")?;
+    for name in &sets.ambient {
+        let one = bits(std::slice::from_ref(name))?;
+        rustix::thread::configure_capability_in_ambient_set(one, true).context("raise ambient", name)?;
+    }
+    rustix::thread::set_keep_capabilities(false).context("set", "keep capabilities")
+}
+
+fn bits(names: &[String]) -> Result<CapabilitySet, StepError> {
+    let mut bits = 0;
+    for name in names {
+        let known = Capability::from_str(name);
+        bits |= known.map_err(|_| StepError::refused("set capability", name, "no such capability"))?.bitmask();
+    }
+    Ok(CapabilitySet::from_bits_retain(bits))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::home_in;
+
+    #[test]
+    fn home_comes_from_the_first_entry_of_the_uid() {
+        let passwd = "root:x:0:0::/root:/bin/sh\nbad\nweb:x:33:33::/srv:/bin/sh\nalso:x:33:33::/no:/bin/sh\nrel:x:5:5::no:";
+        assert_eq!(home_in(passwd, 0).as_deref(), Some("/root"));
+        assert_eq!(home_in(passwd, 33).as_deref(), Some("/srv"));
+        assert_eq!(home_in(passwd, 5), None);
+        assert_eq!(home_in(passwd, 7), None);
+        assert_eq!(home_in("last:x:9:9::/last", 9).as_deref(), Some("/last"));
+    }
+}

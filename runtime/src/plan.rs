@@ -1,0 +1,51 @@
+//! The plan: what init and the monitor will do for one container, in order, as data.
+//!
+//! [`Plan::of`] turns an OCI spec and what this host can do into steps. It is pure: no file, no clock,
+//! no system call, so that a plan can be read as text and a review sees a change of the order. The text
+//! (`Display`) shows the names of environment variables and never their values.
+//!
+//! Deliberately absent, and refused by name: user and time namespaces, hooks, id-mapped mounts, terminals,
+//! AppArmor and SELinux labels, sysctl, network devices, schedulers, personality, shared propagation.
+
+mod capabilities;
+mod draft;
+mod facts;
+mod mounts;
+mod refusals;
+mod step;
+mod text;
+
+use oci_spec::runtime::LinuxResources;
+use serde::{Deserialize, Serialize};
+
+pub use facts::HostFacts;
+pub use mounts::{MountFlags, Propagation};
+pub use step::{Bind, CapabilitySets, DeviceKind, DeviceNode, Environment, Filesystem, Namespace, Rlimit, Step};
+
+/// What happens, from the making of the cgroup to execve.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The container's cgroup, relative to the hierarchies' roots.
+    pub cgroup: String,
+    /// The limits of that cgroup.
+    pub resources: Option<LinuxResources>,
+    /// Namespaces that clone3 makes.
+    pub clone: Vec<Namespace>,
+    /// A pid namespace to enter before clone3: setns moves only children into it.
+    pub join_pid: Option<String>,
+    /// What init walks, in order.
+    pub steps: Vec<Step>,
+    /// What the spec asked for and this host cannot give, where the OCI text says "warn and go on".
+    pub warnings: Vec<String>,
+}
+
+impl Plan {
+    /// args[0], for messages.
+    pub fn entrypoint(&self) -> &str {
+        let args = self.steps.iter().find_map(|step| match step {
+            Step::Execute { args, .. } => args.first(),
+            _ => None,
+        });
+        args.map_or("", String::as_str)
+    }
+}

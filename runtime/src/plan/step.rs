@@ -1,0 +1,251 @@
+//! The closed vocabulary of steps that init can do.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::mounts::{MountFlags, Propagation};
+use crate::seccomp::Filter;
+
+/// A namespace that is made or joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Namespace {
+    /// mount_namespaces(7)
+    Mount,
+    /// pid_namespaces(7)
+    Pid,
+    /// uts_namespaces(7)
+    Uts,
+    /// ipc_namespaces(7)
+    Ipc,
+    /// network_namespaces(7)
+    Network,
+    /// cgroup_namespaces(7)
+    Cgroup,
+}
+
+/// One thing that init does. The order is the planner's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// PR_SET_DUMPABLE 0 until execve: no container process may ptrace init or open its /proc/PID/fd.
+    Undumpable,
+    /// Wait until the monitor has put init into its cgroup.
+    AwaitCgroup,
+    /// Write /proc/self/oom_score_adj, the host's proc.
+    OomScoreAdj(i32),
+    /// setns(2) to a namespace by its path on the host.
+    Join {
+        /// Its type, which the kernel verifies.
+        namespace: Namespace,
+        /// The path.
+        path: PathBuf,
+    },
+    /// unshare(CLONE_NEWCGROUP), once init is in its group: that group becomes the root.
+    NewCgroupNamespace,
+    /// Leave the agent's session keyring.
+    NewSessionKeyring,
+    /// Set `lo` up in a new network namespace.
+    LoopbackUp,
+    /// sethostname(2)
+    Hostname(String),
+    /// setdomainname(2)
+    Domainname(String),
+    /// Clone a host path as a detached mount for the bind mount number `slot`.
+    OpenBind {
+        /// Which [`Step::AttachBind`] takes it.
+        slot: usize,
+        /// The path on the host.
+        source: PathBuf,
+        /// Whether the mounts below come with it.
+        recursive: bool,
+    },
+    /// Clone the host's /dev/null, verified, for masking files.
+    OpenNull,
+    /// Cut the mount propagation between this mount namespace and the host's.
+    IsolateMounts,
+    /// Attach the detached root mount, pivot_root(2) to it, detach the host's tree.
+    PivotRoot {
+        /// Propagation of the container's root.
+        propagation: Propagation,
+    },
+    /// umask(0), so that modes of what follows are exact.
+    ClearUmask,
+    /// Mount a new file system.
+    Mount(Filesystem),
+    /// The container's view of its cgroups.
+    MountCgroup {
+        /// Where.
+        destination: PathBuf,
+        /// Flags of the mount.
+        flags: MountFlags,
+        /// v1: the controllers of each hierarchy (`cpu,cpuacct`, `name=systemd`). Empty: v2.
+        hierarchies: Vec<String>,
+    },
+    /// Attach what [`Step::OpenBind`] cloned.
+    AttachBind(Bind),
+    /// mknod(2) inside the container's root.
+    Device(DeviceNode),
+    /// symlink(2) inside the container's root; what is in its place goes.
+    Symlink {
+        /// The link.
+        path: PathBuf,
+        /// Its text.
+        target: String,
+    },
+    /// Make a path and the mounts below it read-only; none there: nothing.
+    ReadOnlyPath(PathBuf),
+    /// Hide a path; none there: nothing.
+    MaskPath(PathBuf),
+    /// The root mount becomes read-only; the mounts on it keep their own flags.
+    ReadOnlyRoot,
+    /// setrlimit(2)
+    Rlimit(Rlimit),
+    /// chdir(2) inside the root, the directory made if missing.
+    WorkingDirectory(PathBuf),
+    /// Take HOME from the container's /etc/passwd.
+    Home {
+        /// Whose.
+        uid: u32,
+    },
+    /// PR_CAPBSET_DROP of all that is not listed.
+    BoundCapabilities(Vec<String>),
+    /// The stdio pipes' owner, then groups, group and user.
+    User {
+        /// User id.
+        uid: u32,
+        /// Group id.
+        gid: u32,
+        /// Supplementary groups, exactly.
+        groups: Vec<u32>,
+    },
+    /// umask(2) of the program.
+    Umask(u32),
+    /// Find args[0] as the program's user would, so that a missing one fails the creation.
+    FindProgram {
+        /// args[0]
+        name: String,
+        /// PATH of the program.
+        path: String,
+    },
+    /// PR_SET_NO_NEW_PRIVS
+    NoNewPrivileges,
+    /// capset(2) and the ambient set.
+    Capabilities(CapabilitySets),
+    /// seccomp(2)
+    Seccomp(Filter),
+    /// Tell the monitor that all is ready and wait for `start`.
+    AwaitStart,
+    /// Close what is open above 2, execve(2).
+    Execute {
+        /// The arguments.
+        args: Vec<String>,
+        /// The environment.
+        environment: Environment,
+    },
+}
+
+/// A file system of a type that needs no device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filesystem {
+    /// `proc`, `sysfs`, `tmpfs`, `devpts`, `mqueue`.
+    pub kind: String,
+    /// Where, inside the container's root.
+    pub destination: PathBuf,
+    /// Whether the destination may not be a symlink (proc and sysfs: what is written there later is security).
+    pub real_directory: bool,
+    /// Flags of the mount.
+    pub flags: MountFlags,
+    /// Parameters of the file system.
+    pub data: Vec<(String, Option<String>)>,
+    /// Propagation of the mount.
+    pub propagation: Propagation,
+}
+
+/// A bind mount whose source is cloned already.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bind {
+    /// Which [`Step::OpenBind`] cloned it.
+    pub slot: usize,
+    /// Where, inside the container's root; made as a file or directory like the source.
+    pub destination: PathBuf,
+    /// Flags of the mount.
+    pub flags: MountFlags,
+    /// Propagation of the mount.
+    pub propagation: Propagation,
+}
+
+/// Type of a device node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    /// S_IFCHR
+    Char,
+    /// S_IFBLK
+    Block,
+    /// S_IFIFO
+    Fifo,
+}
+
+/// A device node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceNode {
+    /// Where, inside the container's root.
+    pub path: PathBuf,
+    /// Its type.
+    pub kind: DeviceKind,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// One resource limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// `RLIMIT_NOFILE`, ...
+    pub name: String,
+    /// Soft limit; u64::MAX is infinity.
+    pub soft: u64,
+    /// Hard limit.
+    pub hard: u64,
+}
+
+/// The four sets of capset(2) and prctl(2); the bounding set is a step of its own, which comes earlier.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CapabilitySets {
+    /// Effective.
+    pub effective: Vec<String>,
+    /// Permitted.
+    pub permitted: Vec<String>,
+    /// Inheritable.
+    pub inheritable: Vec<String>,
+    /// Ambient.
+    pub ambient: Vec<String>,
+}
+
+/// `NAME=value` entries. Values can be secrets, so `Debug` and the plan's text show names only.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Environment(pub Vec<String>);
+
+impl Environment {
+    /// The names, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|entry| entry.split_once('=').map_or(entry.as_str(), |(name, _)| name))
+    }
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.names()).finish()
+    }
+}

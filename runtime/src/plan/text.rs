@@ -1,0 +1,148 @@
+//! A plan as text, one step a line: what a review reads and what golden tests compare.
+
+use std::fmt;
+
+use super::Plan;
+use super::mounts::Propagation;
+use super::step::{Bind, DeviceKind, DeviceNode, Filesystem, Namespace, Step};
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "cgroup {}", self.cgroup)?;
+        if let Some(path) = &self.join_pid {
+            writeln!(f, "join pid {path}")?;
+        }
+        let names: Vec<String> = self.clone.iter().map(Namespace::to_string).collect();
+        writeln!(f, "clone {}", names.join(" "))?;
+        for step in &self.steps {
+            writeln!(f, "  {step}")?;
+        }
+        for warning in &self.warnings {
+            writeln!(f, "warning: {warning}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Namespace::Mount => "mount",
+            Namespace::Pid => "pid",
+            Namespace::Uts => "uts",
+            Namespace::Ipc => "ipc",
+            Namespace::Network => "network",
+            Namespace::Cgroup => "cgroup",
+        })
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Undumpable => write!(f, "undumpable"),
+            Step::AwaitCgroup => write!(f, "await cgroup"),
+            Step::OomScoreAdj(value) => write!(f, "oom score adjustment {value}"),
+            Step::Join { namespace, path } => write!(f, "join {namespace} {}", path.display()),
+            Step::NewCgroupNamespace => write!(f, "new cgroup namespace"),
+            Step::NewSessionKeyring => write!(f, "new session keyring"),
+            Step::LoopbackUp => write!(f, "loopback up"),
+            Step::Hostname(name) => write!(f, "hostname {name}"),
+            Step::Domainname(name) => write!(f, "domainname {name}"),
+            Step::OpenBind { slot, source, recursive } => {
+                write!(f, "open {}#{slot} {}", if *recursive { "tree " } else { "" }, source.display())
+            }
+            Step::OpenNull => write!(f, "open host null"),
+            Step::IsolateMounts => write!(f, "isolate mounts"),
+            Step::PivotRoot { propagation } => write!(f, "pivot root, {propagation}"),
+            Step::ClearUmask => write!(f, "umask 000"),
+            Step::Mount(filesystem) => write!(f, "{filesystem}"),
+            Step::MountCgroup { destination, flags, hierarchies } => {
+                let kind = if hierarchies.is_empty() { "cgroup2".to_owned() } else { hierarchies.join(" ") };
+                write!(f, "mount cgroup {} {flags} [{kind}]", destination.display())
+            }
+            Step::AttachBind(bind) => write!(f, "{bind}"),
+            Step::Device(device) => write!(f, "{device}"),
+            Step::Symlink { path, target } => write!(f, "symlink {} -> {target}", path.display()),
+            Step::ReadOnlyPath(path) => write!(f, "read-only {}", path.display()),
+            Step::MaskPath(path) => write!(f, "mask {}", path.display()),
+            Step::ReadOnlyRoot => write!(f, "read-only root"),
+            other => fmt_process(other, f),
+        }
+    }
+}
+
+/// The steps that change the process rather than the file systems.
+fn fmt_process(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match step {
+        Step::Rlimit(limit) => write!(f, "{} {} {}", limit.name, amount(limit.soft), amount(limit.hard)),
+        Step::WorkingDirectory(path) => write!(f, "working directory {}", path.display()),
+        Step::Home { uid } => write!(f, "home of {uid}"),
+        Step::BoundCapabilities(names) => write!(f, "bounding {}", list(names)),
+        Step::User { uid, gid, groups } => write!(f, "user {uid} group {gid} groups {groups:?}"),
+        Step::Umask(mask) => write!(f, "umask {mask:03o}"),
+        Step::FindProgram { name, path } => write!(f, "find {name} in {path}"),
+        Step::NoNewPrivileges => write!(f, "no new privileges"),
+        Step::Capabilities(sets) => {
+            write!(f, "effective {}, permitted {}", list(&sets.effective), list(&sets.permitted))?;
+            write!(f, ", inheritable {}, ambient {}", list(&sets.inheritable), list(&sets.ambient))
+        }
+        Step::Seccomp(filter) => write!(f, "seccomp filter, flags {:#x}", filter.flags),
+        Step::AwaitStart => write!(f, "await start"),
+        Step::Execute { args, environment } => {
+            let names: Vec<&str> = environment.names().collect();
+            write!(f, "execute {args:?} with {}", names.join(" "))
+        }
+        _ => unreachable!("Display of Step covers the others"),
+    }
+}
+
+fn list(names: &[String]) -> String {
+    let short: Vec<&str> = names.iter().map(|name| name.strip_prefix("CAP_").unwrap_or(name)).collect();
+    if short.is_empty() { "none".to_owned() } else { short.join(" ") }
+}
+
+fn amount(limit: u64) -> String {
+    if limit == u64::MAX { "unlimited".to_owned() } else { limit.to_string() }
+}
+
+impl fmt::Display for Propagation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Propagation::Private => "private",
+            Propagation::Slave => "slave",
+            Propagation::Unbindable => "unbindable",
+        })
+    }
+}
+
+impl fmt::Display for Filesystem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mount {} {} {} {}", self.kind, self.destination.display(), self.flags, self.propagation)?;
+        for (key, value) in &self.data {
+            match value {
+                Some(value) => write!(f, " {key}={value}")?,
+                None => write!(f, " {key}")?,
+            }
+        }
+        if self.real_directory { write!(f, ", no symlink") } else { Ok(()) }
+    }
+}
+
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "attach #{} {} {} {}", self.slot, self.destination.display(), self.flags, self.propagation)
+    }
+}
+
+impl fmt::Display for DeviceNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            DeviceKind::Char => "c",
+            DeviceKind::Block => "b",
+            DeviceKind::Fifo => "p",
+        };
+        let DeviceNode { major, minor, mode, uid, gid, .. } = self;
+        write!(f, "device {} {kind} {major}:{minor} {mode:04o} {uid}:{gid}", self.path.display())
+    }
+}

@@ -1,0 +1,92 @@
+//! clone3(2) as a fork: a child with new namespaces, a pidfd, and on cgroup v2 a group from birth.
+//!
+//! Only the fork-like use exists here. CLONE_VM, CLONE_THREAD and a stack of one's own are absent.
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use crate::{Errno, checked};
+
+/// libc's constant has overflowed its type (libc issue 3584).
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// A namespace that clone3 makes for the child.
+///
+/// The cgroup namespace is absent on purpose: with CLONE_INTO_CGROUP its root would be the *parent's*
+/// group (copy_namespaces runs before the child is moved), so the child calls unshare(2) for it later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloneNamespace {
+    /// CLONE_NEWNS
+    Mount,
+    /// CLONE_NEWPID
+    Pid,
+    /// CLONE_NEWUTS
+    Uts,
+    /// CLONE_NEWIPC
+    Ipc,
+    /// CLONE_NEWNET
+    Network,
+}
+
+impl CloneNamespace {
+    fn flag(self) -> u64 {
+        let flag = match self {
+            CloneNamespace::Mount => libc::CLONE_NEWNS,
+            CloneNamespace::Pid => libc::CLONE_NEWPID,
+            CloneNamespace::Uts => libc::CLONE_NEWUTS,
+            CloneNamespace::Ipc => libc::CLONE_NEWIPC,
+            CloneNamespace::Network => libc::CLONE_NEWNET,
+        };
+        flag as u64
+    }
+}
+
+/// Which side of the fork this is.
+#[derive(Debug)]
+pub enum Forked {
+    /// The caller, with its child.
+    Parent {
+        /// The child's pid in the caller's pid namespace.
+        pid: u32,
+        /// Refers to the child even after it has ended and its pid was taken by another.
+        pidfd: OwnedFd,
+    },
+    /// The child. It has copies of the parent's memory and descriptors.
+    Child,
+}
+
+/// Forks with clone3(2), CLONE_PIDFD always, CLONE_INTO_CGROUP if `cgroup` is an open cgroup v2 directory.
+///
+/// A forked child of a multi-threaded process may use async-signal-safe functions only, so this refuses
+/// with EBUSY when the caller has more than one thread.
+pub fn clone3(namespaces: &[CloneNamespace], cgroup: Option<BorrowedFd<'_>>) -> Result<Forked, Errno> {
+    if std::fs::read_dir("/proc/self/task").map_err(|_| Errno::NOSYS)?.count() != 1 {
+        return Err(Errno::BUSY);
+    }
+    let mut pidfd: RawFd = -1;
+    // SAFETY: clone_args is plain integers; all zero means "nothing asked for".
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = namespaces.iter().fold(libc::CLONE_PIDFD as u64, |all, one| all | one.flag());
+    args.pidfd = &raw mut pidfd as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    if let Some(group) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = group.as_raw_fd() as u64;
+    }
+    // SAFETY: no CLONE_VM, so parent and child share no memory, and stack = 0 lets the child go on with its
+    // copy of this stack, as fork does. `args` and `pidfd` outlive the call and the size is the struct's.
+    // The check above shows that this is the only thread, and no other can appear meanwhile as only a
+    // running thread starts one: no lock of libc or std is held by somebody who does not exist in the child.
+    let pid = checked(unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of_val(&args)) })?;
+    if pid == 0 {
+        return Ok(Forked::Child);
+    }
+    // SAFETY: CLONE_PIDFD made the kernel store a new descriptor there, which nobody else knows of.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Forked::Parent { pid: pid as u32, pidfd })
+}
+
+/// _exit(2): ends a forked child without running the parent's destructors or exit handlers a second time.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit has no precondition and does not return.
+    unsafe { libc::_exit(code) }
+}
