@@ -58,7 +58,7 @@ pub(crate) async fn ask(socket: &Path, method: Method, path: &str, body: Bytes) 
 /// The `error` member of a JSON answer, or the text itself.
 fn words_of(body: &[u8]) -> String {
     let told = serde_json::from_slice::<serde_json::Value>(body).ok();
-    let told = told.as_ref().and_then(|value| value.get("error")?.as_str());
+    let told = told.as_ref().and_then(|value| value.get("Error").or(value.get("error"))?.as_str());
     match told {
         Some(words) => words.to_owned(),
         None => String::from_utf8_lossy(body).trim().to_owned(),
