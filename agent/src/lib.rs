@@ -1,12 +1,34 @@
 //! The node daemon: a tokio shell around the task machine of `longshore-engine`.
+//!
+//! ```text
+//!   link ───▶ driver ◀──▶ engine          decides, never waits
+//!               │  └────▶ journal, board   what was decided, for later and for readers
+//!               └───────▶ effects          touch the world: image, network, runtime
+//! ```
+//!
+//! `recover` feeds the driver what a restart finds; `debug` lets people look. Absent on purpose: any
+//! command. What should run here is the control plane's to say, over the link.
 
+mod assembly;
+mod board;
+mod cgroups;
+mod debug;
+mod driver;
+mod effects;
 mod instance;
 mod journal;
+#[path = "link_standin.rs"]
+mod link;
+mod lock;
+mod logs;
 mod oci;
 mod policy;
+mod recover;
 #[cfg(test)]
 mod sample;
+mod statistics;
 
+pub use assembly::run;
 pub use instance::{Instance, InvalidInstance};
 pub use policy::{DEFAULT_POLICY_FILE, HostPolicy, PolicyError};
 
@@ -14,7 +36,6 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use longshore_image::Registries;
-use tokio::sync::watch;
 
 /// All that an agent needs to know before it starts.
 #[derive(Clone, Debug)]
@@ -58,10 +79,4 @@ impl Config {
             reserved_ports_udp: BTreeSet::new(),
         }
     }
-}
-
-/// Runs the agent until `shutdown` turns true (or its sender is gone). Containers go on.
-pub async fn run(_config: Config, mut shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
-    drop(shutdown.wait_for(|stop| *stop).await);
-    anyhow::bail!("run agent: not assembled yet")
 }

@@ -84,6 +84,7 @@ impl Host {
             Mode::Bridge(seat) => {
                 bridge::ensure(&self.config).await?;
                 self.commit_rules().await?;
+                conntrack::claim(seat).await;
                 veth::ensure(seat, &self.config.prefix, &pin).await?;
             }
         }
@@ -99,7 +100,7 @@ impl Host {
                     self.withdraw_rules().await;
                 }
                 Links::here()?.delete(&seat.veth).await?;
-                conntrack::forget(seat.address).await;
+                conntrack::disclaim(seat).await;
             }
             None => self.unplug_stranger(id).await?,
         }

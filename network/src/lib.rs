@@ -16,6 +16,8 @@ mod address;
 mod attach;
 mod bridge;
 mod conntrack;
+#[cfg(test)]
+mod crash;
 mod lease;
 mod ledger;
 mod link;
@@ -152,7 +154,10 @@ impl Network {
         let mut ledger = Ledger::default();
         for lease in read {
             let id = lease.id.clone();
-            if lease.seat().is_some_and(|s| !config.subnet.contains(&s.address)) {
+            if lease
+                .seat()
+                .is_some_and(|s| !config.subnet.contains(&s.address))
+            {
                 tracing::warn!(id, subnet = %config.subnet, "the container's address is of another \
                     subnet: published ports work, its way out does not, until it is replaced");
             }

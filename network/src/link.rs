@@ -5,12 +5,12 @@
 //! already is success, and so is the absence of what is to be deleted. IPv4 only.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use futures_util::TryStreamExt;
 use ipnet::Ipv4Net;
-use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
@@ -128,17 +128,20 @@ impl Links {
         Ok(links.iter().filter_map(name_of).collect())
     }
 
+    /// The host's own IPv4 addresses.
+    pub(crate) async fn own_addresses(&self) -> Result<Vec<Ipv4Addr>, NetworkError> {
+        let own = |a: &AddressMessage| {
+            v4(a, |attribute| match attribute {
+                AddressAttribute::Local(ip) => Some(*ip),
+                _ => None,
+            })
+        };
+        Ok(self.addresses().await?.iter().filter_map(own).collect())
+    }
+
     /// Networks of interface addresses and unicast routes, without default routes and without the
     /// kernel's own local and broadcast entries.
     pub(crate) async fn reached(&self) -> Result<Vec<Reached>, NetworkError> {
-        let addresses: Vec<_> = self
-            .handle
-            .address()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|e| failed("list", "addresses", io_error(e)))?;
         let any = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let routes: Vec<_> = self
             .handle
@@ -148,15 +151,33 @@ impl Links {
             .try_collect()
             .await
             .map_err(|e| failed("list", "routes", io_error(e)))?;
-        let addresses = addresses.iter().filter_map(|a| {
-            let own = a.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Address(std::net::IpAddr::V4(ip)) => Some(*ip),
-                _ => None,
-            })?;
-            let net = Ipv4Net::new(own, a.header.prefix_len).ok()?.trunc();
-            Some((net, Some(a.header.index)))
-        });
-        Ok(addresses.chain(routes.iter().filter_map(routed)).collect())
+        let addresses = self.addresses().await?;
+        let on_wire = addresses.iter().filter_map(on_wire);
+        Ok(on_wire.chain(routes.iter().filter_map(routed)).collect())
+    }
+
+    async fn addresses(&self) -> Result<Vec<AddressMessage>, NetworkError> {
+        let all = self.handle.address().get().execute().try_collect().await;
+        all.map_err(|e| failed("list", "addresses", io_error(e)))
+    }
+}
+
+fn on_wire(address: &AddressMessage) -> Option<Reached> {
+    let ip = v4(address, |attribute| match attribute {
+        AddressAttribute::Address(ip) => Some(*ip),
+        _ => None,
+    })?;
+    let net = Ipv4Net::new(ip, address.header.prefix_len).ok()?.trunc();
+    Some((net, Some(address.header.index)))
+}
+
+fn v4(
+    address: &AddressMessage,
+    pick: impl Fn(&AddressAttribute) -> Option<IpAddr>,
+) -> Option<Ipv4Addr> {
+    match address.attributes.iter().find_map(pick)? {
+        IpAddr::V4(ip) => Some(ip),
+        IpAddr::V6(_) => None,
     }
 }
 

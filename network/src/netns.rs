@@ -109,7 +109,9 @@ async fn on_own_thread<T: Send + 'static>(
     act: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let in_thread = move || {
-        let thread = std::thread::Builder::new().name("netns".into()).spawn(act)?;
+        let thread = std::thread::Builder::new()
+            .name("netns".into())
+            .spawn(act)?;
         let panicked = |_| Err(io::Error::other("the thread for the namespace panicked"));
         thread.join().unwrap_or_else(panicked)
     };

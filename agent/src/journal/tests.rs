@@ -5,6 +5,7 @@ use longshore_engine::{
     Progress, Protocol, StopCode, StopRecord, Times, Timestamp, Ulimit,
 };
 use proptest::prelude::*;
+use redb::ReadableDatabase as _;
 
 use super::*;
 use crate::sample;

@@ -99,23 +99,35 @@ pub fn serve_tcp(name: &str, address: impl Into<String>) -> Server {
         // shutdown(2) of a listening socket wakes accept(2) on Linux.
         rustix::net::shutdown(&own, rustix::net::Shutdown::Both).ok();
     };
-    Server { stop, wake: Box::new(wake), thread: Some(thread) }
+    Server {
+        stop,
+        wake: Box::new(wake),
+        thread: Some(thread),
+    }
 }
 
 /// Answers every datagram like [`serve_tcp`].
 pub fn serve_udp(name: &str, address: impl Into<String>) -> Server {
     let socket = UdpSocket::bind(address.into()).unwrap();
-    socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_millis(50)))
+        .unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let (stopped, name) = (stop.clone(), name.to_owned());
     let thread = std::thread::spawn(move || {
         while !stopped.load(Ordering::SeqCst) {
             if let Ok((_, peer)) = socket.recv_from(&mut [0; 64]) {
-                socket.send_to(format!("{name} sees {}", peer.ip()).as_bytes(), peer).ok();
+                socket
+                    .send_to(format!("{name} sees {}", peer.ip()).as_bytes(), peer)
+                    .ok();
             }
         }
     });
-    Server { stop, wake: Box::new(|| ()), thread: Some(thread) }
+    Server {
+        stop,
+        wake: Box::new(|| ()),
+        thread: Some(thread),
+    }
 }
 
 fn target(ip: Ipv4Addr, port: u16) -> SocketAddr {
@@ -157,18 +169,22 @@ pub fn unreachable_udp(ip: Ipv4Addr, port: u16) -> bool {
 /// Everything that an instance could leave on a host: links, packet rules, mounts, files.
 pub fn traces(run_root: &Path) -> Vec<String> {
     let links = sh("ip -o link | cut -d: -f2 | cut -d@ -f1");
+    let mut links: Vec<&str> = links.lines().collect();
+    links.sort_unstable();
     let mut found: Vec<String> = links
-        .lines()
+        .into_iter()
         .map(str::trim)
         .filter(|l| *l != "lo")
         .map(|l| format!("link {l}"))
         .collect();
-    let rules = sh("nft list ruleset | grep -E 'elements|:.*\\. ' || true");
+    let rules = sh("nft list ruleset | grep -E '[0-9]+ : [0-9.]+ [.] [0-9]+' || true");
     found.extend(rules.lines().map(|l| format!("rule {}", l.trim())));
     let root = run_root.display();
     let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
-    let ours = mounts.lines().filter(|l| l.contains(&root.to_string()));
-    found.extend(ours.map(|l| format!("mount {l}")));
+    // Without the identity of the namespace: field 5 is the mount point, proc(5).
+    let points = mounts.lines().filter_map(|l| l.split(' ').nth(4));
+    let ours = points.filter_map(|p| p.strip_prefix(&format!("{root}/")));
+    found.extend(ours.map(|p| format!("mount {p}")));
     let files = sh(&format!("find {root} -type f -printf '%P\\n' | sort"));
     found.extend(files.lines().map(|l| format!("file {l}")));
     found

@@ -1,0 +1,91 @@
+//! The notice board: what the driver last knew, for readers that must never wait for it.
+//!
+//! The driver writes whole entries, readers take whole entries; the lock is held for a moment and
+//! never across I/O. Nothing decides by what stands here.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use longshore_engine::{TaskId, TaskReport, TaskSpec};
+
+use crate::journal::Identity;
+
+/// One task as it was after the driver's last turn.
+#[derive(Debug)]
+pub(crate) struct Notice {
+    pub(crate) spec: TaskSpec,
+    pub(crate) report: TaskReport,
+}
+
+/// Whether the control plane can be reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Contact {
+    /// No connection yet.
+    #[default]
+    Never,
+    /// The stream is up.
+    Connected,
+    /// The stream is down.
+    Lost(String),
+}
+
+#[derive(Debug, Default)]
+struct Content {
+    tasks: BTreeMap<TaskId, Arc<Notice>>,
+    identity: Identity,
+    contact: Contact,
+    journal_trouble: Option<String>,
+}
+
+/// Shared by the driver and its readers; clones are the same board.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Board(Arc<Mutex<Content>>);
+
+impl Board {
+    pub(crate) fn task(&self, id: &TaskId) -> Option<Arc<Notice>> {
+        self.content().tasks.get(id).cloned()
+    }
+
+    pub(crate) fn tasks(&self) -> Vec<Arc<Notice>> {
+        self.content().tasks.values().cloned().collect()
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        self.content().identity.clone()
+    }
+
+    pub(crate) fn contact(&self) -> Contact {
+        self.content().contact.clone()
+    }
+
+    /// Why the journal cannot be written just now.
+    pub(crate) fn journal_trouble(&self) -> Option<String> {
+        self.content().journal_trouble.clone()
+    }
+
+    /// Puts a task's newest state up; None takes it down.
+    pub(crate) fn post(&self, id: &TaskId, notice: Option<Notice>) {
+        let mut content = self.content();
+        match notice {
+            Some(notice) => content.tasks.insert(id.clone(), Arc::new(notice)),
+            None => content.tasks.remove(id),
+        };
+    }
+
+    pub(crate) fn set_identity(&self, identity: Identity) {
+        self.content().identity = identity;
+    }
+
+    pub(crate) fn set_contact(&self, contact: Contact) {
+        self.content().contact = contact;
+    }
+
+    pub(crate) fn set_journal_trouble(&self, trouble: Option<String>) {
+        self.content().journal_trouble = trouble;
+    }
+
+    /// Every change is one assignment, so a panic elsewhere leaves nothing half-written.
+    fn content(&self) -> MutexGuard<'_, Content> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,239 @@
+//! `/v1/logs`: a container's output as it wrote it, from where it is wanted, and on until it ends.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream;
+use http::StatusCode;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
+use longshore_engine::{Status, TaskId};
+
+use super::query::{Query, task_id};
+use super::{Answer, Refusal, Sources, with_body};
+use crate::board::Board;
+use crate::effects::{log_dir, logs_root};
+use crate::logs::{Index, Line, Reader, read_index};
+
+/// The most lines that `tail` keeps in memory.
+const LONGEST_TAIL: usize = 10_000;
+/// A chunk of the answer is sent when it is at least this long, or when there is no more just now.
+const CHUNK: usize = 64 * 1024;
+/// How often a log that is followed is looked at.
+const PAUSE: Duration = Duration::from_millis(200);
+
+pub(super) async fn answer(sources: &Sources, query: &Query) -> Result<Answer, Refusal> {
+    let wanted = query
+        .get("taskarn")
+        .ok_or_else(|| Refusal::bad("say taskarn=ARN or taskarn=ID".to_owned()))?;
+    let task = task_id(wanted)?;
+    let index = index(sources, &task)?;
+    let (container, runtime_id) = choose(index, query.get("container"))?;
+    let view = View {
+        follow: query.flag("follow")?,
+        tail: query.get("tail").map(tail).transpose()?,
+        since: query.get("since").map(since).transpose()?,
+        dir: log_dir(&sources.instance, &task, &runtime_id),
+        board: sources.board.clone(),
+        task,
+        container,
+    };
+    Ok(with_body(
+        StatusCode::OK,
+        "text/plain; charset=utf-8",
+        view.body(),
+    ))
+}
+
+/// Names and log directories: from the board, else from what lies beside old logs.
+fn index(sources: &Sources, task: &TaskId) -> Result<Index, Refusal> {
+    if let Some(notice) = sources.board.task(task) {
+        let containers = notice.report.containers.iter();
+        return Ok(containers
+            .map(|c| (c.name.clone(), c.runtime_id.clone()))
+            .collect());
+    }
+    let dir = logs_root(&sources.instance).join(task.as_str());
+    read_index(&dir).ok_or_else(|| {
+        let message = format!("task {task} is not on this host and has left no logs here");
+        Refusal(StatusCode::NOT_FOUND, message)
+    })
+}
+
+fn choose(mut index: Index, wanted: Option<&str>) -> Result<(String, String), Refusal> {
+    let names = index.keys().cloned().collect::<Vec<_>>().join(", ");
+    match wanted {
+        Some(name) => index.remove_entry(name).ok_or_else(|| {
+            let message = format!("the task has no container {name:?}; it has: {names}");
+            Refusal(StatusCode::NOT_FOUND, message)
+        }),
+        None if index.len() == 1 => index
+            .pop_first()
+            .ok_or_else(|| Refusal::bad("the task has no container".to_owned())),
+        None => Err(Refusal::bad(format!(
+            "the task has several containers; say container= one of: {names}"
+        ))),
+    }
+}
+
+fn tail(text: &str) -> Result<usize, Refusal> {
+    text.parse()
+        .ok()
+        .filter(|n| *n <= LONGEST_TAIL)
+        .ok_or_else(|| Refusal::bad(format!("tail={text:?}: use 0 to {LONGEST_TAIL}")))
+}
+
+/// Unix seconds, or a time as RFC 3339 writes it.
+fn since(text: &str) -> Result<jiff::Timestamp, Refusal> {
+    let seconds = text.parse::<i64>().ok();
+    seconds
+        .and_then(|s| jiff::Timestamp::from_second(s).ok())
+        .or_else(|| text.parse().ok())
+        .ok_or_else(|| {
+            Refusal::bad(format!(
+                "since={text:?}: use Unix seconds or 2026-01-31T12:00:00Z"
+            ))
+        })
+}
+
+/// What of which log is wanted.
+#[derive(Debug)]
+struct View {
+    follow: bool,
+    tail: Option<usize>,
+    since: Option<jiff::Timestamp>,
+    dir: PathBuf,
+    board: Board,
+    task: TaskId,
+    container: String,
+}
+
+/// A log on its way to the client.
+#[derive(Debug)]
+struct Flow {
+    view: View,
+    reader: Reader,
+    /// The container had ended before the last look: what is read next is the rest.
+    ended: bool,
+    done: bool,
+}
+
+impl View {
+    fn body(mut self) -> super::Body {
+        let tail = self.tail.take();
+        let flow = Flow {
+            reader: Reader::new(&self.dir),
+            view: self,
+            ended: false,
+            done: false,
+        };
+        let pieces = stream::unfold((flow, tail), |(flow, tail)| async move {
+            let (flow, piece) = flow.next(tail).await?;
+            Some((Ok::<_, Infallible>(Frame::data(piece)), (flow, None)))
+        });
+        StreamBody::new(pieces).boxed_unsync()
+    }
+
+    /// Whether the container's log has its last line. One that never ran has no log.
+    fn has_ended(&self) -> bool {
+        let Some(notice) = self.board.task(&self.task) else {
+            return true;
+        };
+        let containers = &notice.report.containers;
+        let status = containers.iter().find(|c| c.name == self.container);
+        status.is_none_or(|c| c.status == Status::Stopped)
+    }
+}
+
+impl Flow {
+    /// The next piece; None when there will be no more. `tail` is for the first piece only.
+    async fn next(mut self, mut tail: Option<usize>) -> Option<(Flow, Bytes)> {
+        loop {
+            if self.done {
+                return None;
+            }
+            self.ended = self.ended || self.view.has_ended();
+            let first = tail.take();
+            let (flow, piece) = tokio::task::spawn_blocking(move || self.read(first))
+                .await
+                .ok()?;
+            self = flow;
+            if !piece.is_empty() {
+                return Some((self, piece));
+            }
+            // Nothing was left, and nothing will come.
+            if self.ended || !self.view.follow {
+                self.done = true;
+            } else {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    fn read(mut self, tail: Option<usize>) -> (Flow, Bytes) {
+        let mut lines = Lines::new(tail);
+        loop {
+            match self.reader.next_line() {
+                Ok(Some(line)) if self.is_wanted(&line) => lines.push(line),
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(e) => {
+                    tracing::warn!("read log {}: {e}", self.view.dir.display());
+                    self.done = true;
+                    break;
+                }
+            }
+            if lines.is_full() {
+                break;
+            }
+        }
+        let piece = lines.into_bytes();
+        (self, piece)
+    }
+
+    fn is_wanted(&self, line: &Line) -> bool {
+        self.view.since.is_none_or(|since| line.time >= since)
+    }
+}
+
+/// Lines on their way into one piece: all of them up to a size, or only the last few.
+#[derive(Debug)]
+enum Lines {
+    All(BytesMut),
+    Last(usize, VecDeque<String>),
+}
+
+impl Lines {
+    fn new(tail: Option<usize>) -> Lines {
+        tail.map_or_else(
+            || Lines::All(BytesMut::new()),
+            |n| Lines::Last(n, VecDeque::new()),
+        )
+    }
+
+    fn push(&mut self, line: Line) {
+        match self {
+            Lines::All(bytes) => bytes.extend_from_slice(line.text.as_bytes()),
+            Lines::Last(most, lines) => {
+                lines.push_back(line.text);
+                if lines.len() > *most {
+                    lines.pop_front();
+                }
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        matches!(self, Lines::All(bytes) if bytes.len() >= CHUNK)
+    }
+
+    fn into_bytes(self) -> Bytes {
+        match self {
+            Lines::All(bytes) => bytes.freeze(),
+            Lines::Last(_, lines) => Bytes::from(lines.into_iter().collect::<String>()),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What the agent does before its first turn: it compares the journal with what the host shows.
+//!
+//! Containers never stop because the agent stopped. What a record knows is taken up again; what no
+//! record knows is removed. After a boot nothing of before can live, whatever the directories say.
+
+mod sweep;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use longshore_engine::{ContainerKey, Engine, Event, PhaseRecord, Progress};
+use longshore_runtime::container::State;
+
+use crate::Instance;
+use crate::effects::{ThisHost, exit_of};
+use crate::journal::Found;
+
+/// What the engine is told before its first effect, and what is watched from then on.
+#[derive(Debug, Default)]
+pub(crate) struct Recovered {
+    pub(crate) events: Vec<Event>,
+    /// Containers that should live: watching one that does not tells its end.
+    pub(crate) alive: Vec<ContainerKey>,
+}
+
+/// The id of this boot.
+pub(crate) fn boot_id() -> anyhow::Result<String> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let id = std::fs::read_to_string(path).with_context(|| format!("read {path}"))?;
+    Ok(id.trim().to_owned())
+}
+
+/// Removes what an earlier boot left below the run root, where that is not a tmpfs: pids and namespaces
+/// that stand there mean others' now.
+pub(crate) fn forget_boot(instance: &Instance) -> anyhow::Result<()> {
+    for name in ["containers", "network", "etc"] {
+        remove_tree(&instance.run_root().join(name))?;
+    }
+    Ok(())
+}
+
+fn remove_tree(dir: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("remove {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes what nobody knows and looks at what is known.
+pub(crate) async fn recover(host: &Arc<ThisHost>, engine: &Engine, found: &Found) -> Recovered {
+    if found.replaced {
+        // What runs is asked for again by the control plane and found by `Create`; only at the next start is
+        // the rest nobody's.
+        tracing::warn!(
+            "the journal is new: what runs on this host is left alone until the next start"
+        );
+    } else {
+        sweep::run(host, &known_tasks(engine, found)).await;
+    }
+    look_at_all(host, engine)
+}
+
+/// Tasks that may own something on this host. Rows that were set aside keep theirs this once.
+fn known_tasks(engine: &Engine, found: &Found) -> BTreeSet<String> {
+    let owns = |id: &&longshore_engine::TaskId| {
+        engine
+            .record(id)
+            .is_some_and(|r| r.phase != PhaseRecord::Stopped)
+    };
+    let tasks = engine.tasks().filter(owns).map(ToString::to_string);
+    tasks.chain(found.set_aside.iter().cloned()).collect()
+}
+
+fn look_at_all(host: &ThisHost, engine: &Engine) -> Recovered {
+    let mut recovered = Recovered::default();
+    for task in engine.tasks() {
+        let Some(record) = engine.record(task) else {
+            continue;
+        };
+        for (index, container) in record.containers.iter().enumerate() {
+            let key = ContainerKey {
+                task: task.clone(),
+                index,
+            };
+            // Earlier steps are asked for again, and find what they made.
+            let started = matches!(
+                container.progress,
+                Progress::Starting
+                    | Progress::Running
+                    | Progress::Stopping(_)
+                    | Progress::Killed(_)
+            );
+            if started {
+                look_at(host, engine, key, &mut recovered);
+            }
+        }
+    }
+    recovered
+}
+
+fn look_at(host: &ThisHost, engine: &Engine, key: ContainerKey, recovered: &mut Recovered) {
+    let container = engine.runtime_id(&key).and_then(|id| host.container(&id));
+    let state = container.map(|c| c.state());
+    match state {
+        Some(Ok(State::Stopped(record))) if record.started => {
+            recovered.events.push(Event::Exited(key, exit_of(&record)));
+        }
+        // Also one whose monitor or directory is gone: the watch buries it and tells so.
+        _ => recovered.alive.push(key),
+    }
+}

@@ -1,0 +1,123 @@
+use super::*;
+
+fn from(uri: &str) -> Uri {
+    uri.parse().unwrap()
+}
+
+#[test]
+fn plain_http_is_for_loopback_and_those_named() {
+    let t = Transport::new(&["Plain.example:5000".into()], &[], STALL).unwrap();
+    for yes in [
+        "localhost",
+        "LOCALHOST:1",
+        "127.0.0.1:5000",
+        "127.9.9.9",
+        "[::1]:5000",
+        "plain.example:5000",
+    ] {
+        assert!(t.may_be_plain(yes), "{yes}");
+    }
+    for no in [
+        "plain.example",
+        "plain.example:5001",
+        "localhost.example",
+        "128.0.0.1",
+        "127.0.0.1.example",
+        "[::2]",
+        "",
+    ] {
+        assert!(!t.may_be_plain(no), "{no}");
+    }
+}
+
+#[test]
+fn locations_are_resolved_against_the_request() {
+    let base = from("https://r.io:5000/v2/x");
+    let to = |location: &str| resolve_location(&base, location).map(|u| u.to_string());
+    assert_eq!(to("/a?b=c#frag").unwrap(), "https://r.io:5000/a?b=c");
+    assert_eq!(to("//cdn.io/a").unwrap(), "https://cdn.io/a");
+    assert_eq!(to("http://cdn.io/a").unwrap(), "http://cdn.io/a");
+    for bad in [
+        "",
+        "relative",
+        "file:///etc/passwd",
+        "ftp://x/",
+        "https://u:p@h/secret",
+        "https://",
+        "http:///x",
+    ] {
+        let error = to(bad).expect_err(bad);
+        assert!(!error.contains("secret"), "{error}");
+    }
+}
+
+#[test]
+fn a_redirect_to_plain_http_is_refused_unless_both_ends_are_plain() {
+    let t = Transport::new(&[], &[], STALL).unwrap();
+    let check = |a: &str, b: &str| t.check_redirect(&from(a), &from(b));
+    assert!(check("https://127.0.0.1/", "http://127.0.0.1/").is_err());
+    assert!(check("http://127.0.0.1/", "http://169.254.169.254/").is_err());
+    assert!(check("http://127.0.0.1/", "http://127.0.0.2/").is_ok());
+    assert!(check("http://127.0.0.1/", "https://cdn.io/").is_ok());
+    assert!(check("https://a/", "https://b/").is_ok());
+}
+
+#[test]
+fn waiting_grows_and_stays_bounded() {
+    for attempt in 1..ATTEMPTS {
+        let base = Duration::from_millis(250 << attempt);
+        let wait = backoff(attempt);
+        assert!(
+            wait >= base && wait <= base + base / 4,
+            "{attempt}: {wait:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_never_answers_is_given_up_by_name() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let authority = silent.local_addr().unwrap().to_string();
+    let t = Transport::new(&[], &[], Duration::from_millis(50)).unwrap();
+    let ask = Ask {
+        step: "fetch manifest",
+        subject: "x",
+        method: Method::GET,
+        authority: &authority,
+        path: "/v2/",
+        accept: None,
+        from: 0,
+    };
+    let Err(Fault::Unreachable(error)) = t.send(&ask, None).await else {
+        panic!("it answered");
+    };
+    assert!(error.to_string().contains("no answer for"), "{error}");
+    drop(silent);
+}
+
+#[tokio::test]
+async fn a_port_where_nobody_listens_is_unreachable() {
+    let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let authority = gone.local_addr().unwrap().to_string();
+    drop(gone);
+    let t = Transport::new(&[], &[], STALL).unwrap();
+    let ask = Ask {
+        step: "fetch manifest",
+        subject: "x",
+        method: Method::GET,
+        authority: &authority,
+        path: "/v2/",
+        accept: None,
+        from: 0,
+    };
+    let Err(Fault::Unreachable(error)) = t.send(&ask, None).await else {
+        panic!("it answered");
+    };
+    assert!(error.to_string().contains("Connection refused"), "{error}");
+}
+
+#[test]
+fn an_authority_file_that_is_none_is_named() {
+    let error = Transport::new(&[], &["/nonexistent/ca.pem".into()], STALL).unwrap_err();
+    assert!(error.to_string().contains("/nonexistent/ca.pem"), "{error}");
+}

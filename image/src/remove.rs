@@ -1,0 +1,146 @@
+//! Removing a tree that hostile hands made: bounded in file descriptors and stack, whatever its depth.
+//!
+//! A container can nest directories without end; a recursive removal would run out of one or the other. Here
+//! a directory that lies too deep is moved up beside the tree and removed as a tree of its own. Never follows
+//! a link, never leaves the file system below the given directory descriptor.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags};
+use rustix::io::{Errno, Result};
+
+const DEPTH_MAX: usize = 64;
+
+/// Removes `name` below `parent`, whatever it is; fine if it is gone. `parent` must be ours alone: entries named
+/// `.deep-N` appear in it for a while.
+pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+    let mut deep = Deep {
+        parent,
+        next: 0,
+        moved: Vec::new(),
+    };
+    deep.remove(parent, name, 0)?;
+    while let Some(moved) = deep.moved.pop() {
+        deep.remove(parent, &moved, 0)?;
+    }
+    Ok(())
+}
+
+struct Deep<'a> {
+    parent: BorrowedFd<'a>,
+    next: u64,
+    moved: Vec<CString>,
+}
+
+impl Deep<'_> {
+    fn remove(&mut self, dir: BorrowedFd<'_>, name: &CStr, depth: usize) -> Result<()> {
+        match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            // POSIX lets unlink of a directory say either.
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            Err(other) => return Err(other),
+        }
+        if depth == DEPTH_MAX {
+            return self.move_up(dir, name);
+        }
+        let below = open_dir(dir, name)?;
+        for entry in names(below.as_fd())? {
+            self.remove(below.as_fd(), &entry, depth + 1)?;
+        }
+        match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
+            Err(Errno::NOENT) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn move_up(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+        loop {
+            let to = CString::new(format!(".deep-{}", self.next)).unwrap_or_default();
+            self.next += 1;
+            match rustix::fs::renameat_with(dir, name, self.parent, &to, RenameFlags::NOREPLACE) {
+                // Somebody else's name, which is none of ours to remove.
+                Err(Errno::EXIST) => {}
+                Ok(()) => {
+                    self.moved.push(to);
+                    return Ok(());
+                }
+                Err(other) => return Err(other),
+            }
+        }
+    }
+}
+
+/// Opens a directory to empty it. Without CAP_DAC_OVERRIDE its mode may forbid that to its own owner.
+fn open_dir(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+        Err(Errno::ACCESS) => {
+            rustix::fs::chmodat(dir, name, Mode::RWXU, AtFlags::empty())?;
+            rustix::fs::openat(dir, name, flags, Mode::empty())
+        }
+        Ok(fd) if rustix::fs::fstat(&fd)?.st_mode & 0o300 != 0o300 => {
+            rustix::fs::fchmod(&fd, Mode::RWXU)?;
+            Ok(fd)
+        }
+        other => other,
+    }
+}
+
+/// The names in a directory, without `.` and `..`.
+pub(crate) fn names(dir: BorrowedFd<'_>) -> Result<Vec<CString>> {
+    let mut found = Vec::new();
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            found.push(entry.file_name().to_owned());
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn open(path: &std::path::Path) -> OwnedFd {
+        rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap()
+    }
+
+    #[test]
+    fn a_tree_deeper_than_any_path_goes_and_what_it_links_to_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = dir.path().join("kept");
+        std::fs::create_dir(&kept).unwrap();
+        std::fs::write(kept.join("file"), "x").unwrap();
+        std::fs::create_dir(dir.path().join("tree")).unwrap();
+        symlink(&kept, dir.path().join("tree/link")).unwrap();
+        let mut at = open(&dir.path().join("tree"));
+        for _ in 0..3000 {
+            rustix::fs::mkdirat(&at, "ddd", Mode::RWXU).unwrap();
+            let flags = OFlags::PATH | OFlags::DIRECTORY;
+            at = rustix::fs::openat(&at, "ddd", flags, Mode::empty()).unwrap();
+        }
+        let parent = open(dir.path());
+        let parent = rustix::fs::openat(&parent, ".", OFlags::RDONLY, Mode::empty()).unwrap();
+        remove_tree(parent.as_fd(), c"tree").unwrap();
+        assert_eq!(names(parent.as_fd()).unwrap(), [c"kept".to_owned()]);
+        assert_eq!(std::fs::read(kept.join("file")).unwrap(), b"x");
+        remove_tree(parent.as_fd(), c"tree").unwrap();
+    }
+
+    #[test]
+    fn modes_that_forbid_entry_do_not_keep_a_tree() {
+        let dir = tempfile::tempdir().unwrap();
+        let closed = dir.path().join("tree/closed");
+        std::fs::create_dir_all(closed.join("inner")).unwrap();
+        for mode in [0o000, 0o500] {
+            std::fs::create_dir_all(closed.join("inner")).unwrap();
+            std::fs::set_permissions(&closed, PermissionsExt::from_mode(mode)).unwrap();
+            let parent = rustix::fs::open(dir.path(), OFlags::RDONLY, Mode::empty()).unwrap();
+            remove_tree(parent.as_fd(), c"tree").unwrap();
+            assert!(!dir.path().join("tree").exists());
+        }
+    }
+}

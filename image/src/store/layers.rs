@@ -1,0 +1,178 @@
+//! Layers on disk: made once per diff ID, visible only when whole and verified.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::Mode;
+use serde::{Deserialize, Serialize};
+
+use super::layout::Layout;
+use crate::digest::Digest;
+use crate::error::ImageError;
+use crate::manifest::Descriptor;
+use crate::unpack::stream::Pieces;
+use crate::unpack::{Bounds, Fail, Outline, unpack};
+
+/// The outline of a layer of the largest size we unpack, written as JSON, stays below this.
+const RECORD_MAX: u64 = 160 * 1024 * 1024;
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Record {
+    version: u32,
+    /// Which boot of the host unpacked it: if it was another one and the layer was never synced, a power cut
+    /// may have taken its bytes.
+    boot: String,
+    outline: Outline,
+}
+
+/// Why a layer did not come about.
+#[derive(Debug)]
+pub(crate) enum Missed {
+    /// The download stopped; who downloads knows why.
+    Aborted,
+    Failed(ImageError),
+}
+
+/// Path of a layer below the store.
+pub(crate) fn path(diff_id: &Digest) -> String {
+    format!("layers/sha256/{}", diff_id.hex())
+}
+
+pub(crate) fn is_present(layout: &Layout, diff_id: &Digest) -> bool {
+    layout.exists(&format!("{}/layer.json", path(diff_id)))
+}
+
+/// The outline of a layer that is present; a record that cannot be read makes the layer absent.
+pub(crate) fn outline(layout: &Layout, diff_id: &Digest) -> Result<Outline, ImageError> {
+    let name = format!("{}/layer.json", path(diff_id));
+    let bytes = layout.read(&name, RECORD_MAX)?;
+    let record = bytes.and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
+    match record.filter(|r| r.version == VERSION) {
+        Some(record) => Ok(record.outline),
+        None => {
+            layout.quarantine(&name, "not a layer record");
+            Err(layout.error(
+                "read",
+                &name,
+                "the layer's record is bad; pull the image again",
+            ))
+        }
+    }
+}
+
+/// Unpacks what comes and publishes it if both digests are as promised. Blocking.
+pub(crate) fn install(
+    layout: &Layout,
+    pieces: Pieces,
+    blob: &Descriptor,
+    diff_id: &Digest,
+    subject: &str,
+) -> Result<(), Missed> {
+    let ingest = layout.ingest().map_err(Missed::Failed)?;
+    let root = ingest
+        .mkdir(c"fs", Mode::from_bits_truncate(0o755))
+        .map_err(Missed::Failed)?;
+    let outline = verified(pieces, root, blob, diff_id, subject)?;
+    let record = Record {
+        version: VERSION,
+        boot: boot(),
+        outline,
+    };
+    let bytes = serde_json::to_vec(&record)
+        .map_err(|e| Missed::Failed(layout.error("write", "layer.json", e)))?;
+    ingest
+        .write(c"layer.json", &bytes)
+        .map_err(Missed::Failed)?;
+    // A quarantined layer stands in the way of its successor.
+    if !is_present(layout, diff_id) {
+        layout.discard(&path(diff_id)).map_err(Missed::Failed)?;
+    }
+    ingest.publish(&path(diff_id)).map_err(Missed::Failed)
+}
+
+fn verified(
+    pieces: Pieces,
+    root: OwnedFd,
+    blob: &Descriptor,
+    diff_id: &Digest,
+    subject: &str,
+) -> Result<Outline, Missed> {
+    let failed =
+        |step: &'static str, cause: String| Missed::Failed(ImageError::new(step, subject, cause));
+    let wrong_digest = |got: &Digest| {
+        let cause = format!(
+            "wrong digest: the bytes have {got}; the registry's copy is damaged, push the image again"
+        );
+        failed("fetch layer", cause)
+    };
+    let unpacked = match unpack(pieces, root, Bounds::LAYER) {
+        Ok(unpacked) => unpacked,
+        Err((Fail::Aborted, _)) => return Err(Missed::Aborted),
+        Err((_, Some(got))) if got != blob.digest => return Err(wrong_digest(&got)),
+        Err((Fail::Content(cause), _)) => {
+            return Err(failed(
+                "unpack layer",
+                format!("{cause}; the image must be built differently"),
+            ));
+        }
+        Err((Fail::Host(cause), _)) => {
+            let remedy = "check the store's disk space and file system, and the agent's privileges";
+            return Err(failed("unpack layer", format!("{cause}; {remedy}")));
+        }
+    };
+    if unpacked.digest != blob.digest {
+        return Err(wrong_digest(&unpacked.digest));
+    }
+    if unpacked.diff_id != *diff_id {
+        return Err(failed(
+            "unpack layer",
+            format!(
+                "wrong diff ID: the image's configuration says {diff_id}, the layer has {}; push the image again",
+                unpacked.diff_id
+            ),
+        ));
+    }
+    Ok(unpacked.outline)
+}
+
+/// Marks layers as safe from a power cut. Call after the store's file system was synced.
+pub(crate) fn mark_synced(layout: &Layout, diff_ids: &[Digest]) -> Result<(), ImageError> {
+    for diff_id in diff_ids {
+        let mark = format!("{}/synced", path(diff_id));
+        if !layout.exists(&mark) {
+            layout.touch(&mark)?;
+            layout.sync_directory(&path(diff_id))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes layers that an earlier boot unpacked and never synced.
+pub(crate) fn drop_doubtful(layout: &Layout) -> Result<(), ImageError> {
+    let now = boot();
+    for name in layout.list("layers/sha256")? {
+        let path = format!("layers/sha256/{name}");
+        if layout.exists(&format!("{path}/synced")) {
+            continue;
+        }
+        let record = layout
+            .read(&format!("{path}/layer.json"), RECORD_MAX)
+            .ok()
+            .flatten();
+        let record = record.and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
+        if record.is_none_or(|r| r.boot != now || now.is_empty()) {
+            tracing::info!(
+                layer = name,
+                "image store: removing a layer that was never synced"
+            );
+            layout.discard(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// random(4), boot_id; empty if unknown, which trusts nothing that was not synced.
+fn boot() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}

@@ -1,0 +1,283 @@
+//! Where things lie on disk, and how they come to lie there.
+//!
+//! ```text
+//! lock                         held while a store is open; two processes cannot share one
+//! ingest/<random>/             half-done things; emptied when the store opens
+//! layers/sha256/<diff id>/     fs/ (the tree), layer.json (its outline), synced (it survives a power cut)
+//! manifests/<digest>           verified bytes
+//! configs/<digest>             verified bytes
+//! refs/<hash>.json             reference -> manifest
+//! roots/<id>/                  see `snapshot`
+//! ```
+//!
+//! All is reached through one directory descriptor. What appears under its final name is whole: it is made in
+//! `ingest` and renamed.
+
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::error::ImageError;
+use crate::remove::{names, remove_tree};
+
+const DIRECTORIES: [&str; 7] = [
+    "layers",
+    "layers/sha256",
+    "manifests",
+    "configs",
+    "refs",
+    "ingest",
+    "roots",
+];
+
+/// The store's directory, locked.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    root: OwnedFd,
+    path: PathBuf,
+    _lock: OwnedFd,
+}
+
+/// A directory of our own below `ingest`; gone when dropped, unless it was published.
+#[derive(Debug)]
+pub(crate) struct Ingest<'a> {
+    layout: &'a Layout,
+    name: String,
+    fd: OwnedFd,
+}
+
+const DIR: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+const READ: OFlags = OFlags::RDONLY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+const CREATE: OFlags = OFlags::WRONLY
+    .union(OFlags::CREATE)
+    .union(OFlags::EXCL)
+    .union(OFlags::CLOEXEC);
+
+impl Layout {
+    /// Opens or makes the directory, takes its lock and removes what a crash left half-done.
+    pub(crate) fn open(path: &Path) -> Result<Layout, ImageError> {
+        let error = |cause: String| ImageError::new("open image store", path.display(), cause);
+        let io = |call: &str, e: &dyn std::fmt::Display| error(format!("{call}: {e}"));
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(path).map_err(|e| io("mkdir", &e))?;
+        let root = rustix::fs::open(path, DIR, Mode::empty()).map_err(|e| io("open", &e))?;
+        rustix::fs::fchmod(&root, Mode::RWXU).map_err(|e| io("chmod", &e))?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let lock = rustix::fs::openat(&root, "lock", flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|e| io("lock", &e))?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => {
+                return Err(error(
+                    "another process uses this store; stop it, or name another directory".into(),
+                ));
+            }
+            other => other.map_err(|e| io("flock", &e))?,
+        }
+        for name in DIRECTORIES {
+            match rustix::fs::mkdirat(&root, name, Mode::RWXU) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(e) => return Err(io("mkdir", &e)),
+            }
+        }
+        let layout = Layout {
+            root,
+            path: path.to_owned(),
+            _lock: lock,
+        };
+        layout.empty("ingest")?;
+        Ok(layout)
+    }
+
+    pub(crate) fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// The names in a directory of the store.
+    pub(crate) fn list(&self, directory: &str) -> Result<Vec<String>, ImageError> {
+        let found = self.directory(directory)?;
+        let names = names(found.as_fd()).map_err(|e| self.error("list", directory, e))?;
+        Ok(names
+            .into_iter()
+            .filter_map(|n| n.into_string().ok())
+            .collect())
+    }
+
+    /// Opens a directory of the store.
+    pub(crate) fn directory(&self, name: &str) -> Result<OwnedFd, ImageError> {
+        rustix::fs::openat(&self.root, name, DIR, Mode::empty())
+            .map_err(|e| self.error("open", name, e))
+    }
+
+    pub(crate) fn exists(&self, name: &str) -> bool {
+        rustix::fs::statat(&self.root, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    /// A file's bytes; None if there is none.
+    pub(crate) fn read(&self, name: &str, max: u64) -> Result<Option<Vec<u8>>, ImageError> {
+        let file = match rustix::fs::openat(&self.root, name, READ, Mode::empty()) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+            other => other.map_err(|e| self.error("open", name, e))?,
+        };
+        let mut bytes = Vec::new();
+        let read = File::from(file).take(max + 1).read_to_end(&mut bytes);
+        read.map_err(|e| self.error("read", name, e))?;
+        if bytes.len() as u64 > max {
+            return Err(self.error("read", name, format!("it is longer than {max} bytes")));
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Writes a file so that after a power cut there is the old one, the new one, or none, and after the
+    /// return the new one.
+    pub(crate) fn write(
+        &self,
+        directory: &str,
+        name: &str,
+        bytes: &[u8],
+    ) -> Result<(), ImageError> {
+        let temporary = format!("ingest/{}", super::random_name());
+        let to = format!("{directory}/{name}");
+        let error = |e: std::io::Error| self.error("write", &to, e);
+        let file = rustix::fs::openat(&self.root, &temporary, CREATE, Mode::RUSR | Mode::WUSR);
+        let mut file = File::from(file.map_err(|e| error(e.into()))?);
+        file.write_all(bytes)
+            .and_then(|()| file.sync_all())
+            .map_err(error)?;
+        rustix::fs::renameat(&self.root, &temporary, &self.root, &to)
+            .map_err(|e| error(e.into()))?;
+        self.sync_directory(directory)
+    }
+
+    pub(crate) fn sync_directory(&self, name: &str) -> Result<(), ImageError> {
+        let directory = self.directory(name)?;
+        rustix::fs::fsync(&directory).map_err(|e| self.error("fsync", name, e))
+    }
+
+    /// All that was written to the store's file system so far is on disk afterwards.
+    pub(crate) fn sync_all(&self) -> Result<(), ImageError> {
+        rustix::fs::syncfs(&self.root).map_err(|e| self.error("syncfs", "", e))
+    }
+
+    /// An empty mark.
+    pub(crate) fn touch(&self, name: &str) -> Result<(), ImageError> {
+        match rustix::fs::openat(&self.root, name, CREATE, Mode::RUSR | Mode::WUSR) {
+            Ok(_) | Err(Errno::EXIST) => Ok(()),
+            Err(e) => Err(self.error("create", name, e)),
+        }
+    }
+
+    /// Sets a bad record aside, so that it is neither read again nor lost to whoever wants to know why.
+    pub(crate) fn quarantine(&self, name: &str, why: &str) {
+        let aside = format!("{name}.bad");
+        let moved = rustix::fs::renameat(&self.root, name, &self.root, &aside);
+        tracing::warn!(
+            record = name,
+            why,
+            moved = moved.is_ok(),
+            "image store: a bad record was set aside"
+        );
+    }
+
+    /// A fresh directory for half-done things.
+    pub(crate) fn ingest(&self) -> Result<Ingest<'_>, ImageError> {
+        let name = format!("ingest/{}", super::random_name());
+        rustix::fs::mkdirat(&self.root, &name, Mode::RWXU)
+            .map_err(|e| self.error("mkdir", &name, e))?;
+        let fd = self.directory(&name)?;
+        Ok(Ingest {
+            layout: self,
+            name,
+            fd,
+        })
+    }
+
+    /// Takes a directory out of sight at once, then removes it. Fine if it is gone.
+    pub(crate) fn discard(&self, name: &str) -> Result<(), ImageError> {
+        let aside = super::random_name();
+        match rustix::fs::renameat(&self.root, name, &self.root, format!("ingest/{aside}")) {
+            Err(Errno::NOENT) => return Ok(()),
+            other => other.map_err(|e| self.error("rename", name, e))?,
+        }
+        let ingest = self.directory("ingest")?;
+        let aside = CString::new(aside).unwrap_or_default();
+        remove_tree(ingest.as_fd(), &aside).map_err(|e| self.error("remove", name, e))
+    }
+
+    fn empty(&self, directory: &str) -> Result<(), ImageError> {
+        let found = self.directory(directory)?;
+        let all = names(found.as_fd()).map_err(|e| self.error("list", directory, e))?;
+        for name in all {
+            remove_tree(found.as_fd(), &name).map_err(|e| self.error("empty", directory, e))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn error(
+        &self,
+        call: &str,
+        name: &str,
+        cause: impl std::fmt::Display,
+    ) -> ImageError {
+        ImageError::new(
+            "image store",
+            self.path.join(name).display(),
+            format!("{call}: {cause}"),
+        )
+    }
+}
+
+impl Ingest<'_> {
+    /// The directory itself.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// A directory in it.
+    pub(crate) fn mkdir(&self, name: &CStr, mode: Mode) -> Result<OwnedFd, ImageError> {
+        let error = |e: Errno| self.layout.error("mkdir", &self.name, e);
+        rustix::fs::mkdirat(&self.fd, name, Mode::RWXU).map_err(error)?;
+        let made = rustix::fs::openat(&self.fd, name, DIR, Mode::empty()).map_err(error)?;
+        // mkdir's mode is cut by the umask.
+        rustix::fs::fchmod(&made, mode).map_err(error)?;
+        Ok(made)
+    }
+
+    /// A file in it.
+    pub(crate) fn write(&self, name: &CStr, bytes: &[u8]) -> Result<(), ImageError> {
+        let error = |e: std::io::Error| self.layout.error("write", &self.name, e);
+        let file = rustix::fs::openat(&self.fd, name, CREATE, Mode::RUSR | Mode::WUSR);
+        File::from(file.map_err(|e| error(e.into()))?)
+            .write_all(bytes)
+            .map_err(error)
+    }
+
+    /// Gives it its final name. If that name is taken, what is there is as good: it is named by its content.
+    pub(crate) fn publish(self, to: &str) -> Result<(), ImageError> {
+        let root = &self.layout.root;
+        match rustix::fs::renameat(root, &self.name, root, to) {
+            Ok(()) | Err(Errno::EXIST | Errno::NOTEMPTY) => Ok(()),
+            Err(e) => Err(self.layout.error("rename", to, e)),
+        }
+    }
+}
+
+impl Drop for Ingest<'_> {
+    fn drop(&mut self) {
+        // Nothing is there after `publish`. What cannot be removed now is removed when the store opens next.
+        if let Err(error) = self.layout.discard(&self.name) {
+            tracing::warn!(%error, "image store: half-done files stay until the next start");
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! Pulling: from a reference to an image that is on disk, whole and verified.
+//!
+//! ECS's default behaviour: the registry is asked each time, and only if it cannot be reached does what is
+//! stored under the same reference serve. A reference with a digest cannot change and asks nobody once it is
+//! stored.
+//!
+//! Dropping the future at any point leaves whole layers (which are right by their name) and nothing else.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::task::spawn_blocking;
+
+use super::layers::{self, Missed};
+use super::layout::Layout;
+use super::records::{self, Pulled};
+use crate::digest::Digest;
+use crate::error::ImageError;
+use crate::manifest::{self, Descriptor, Document, Manifest};
+use crate::reference::Reference;
+use crate::registry::Client;
+use crate::registry::fault::Fault;
+use crate::unpack::stream::{Piece, channel};
+use crate::{Image, ImageConfiguration, Progress};
+
+/// Layers of one pull that are on their way at once. Per pull, not per store: a slow registry must not stall
+/// the pulls from others.
+const AT_ONCE: usize = 2;
+/// Progress is told at most once per so many bytes.
+const PROGRESS_STEP: u64 = 1024 * 1024;
+
+/// One download per layer and registry at a time. Another registry's download of the same layer is not waited
+/// for: it may never end.
+#[derive(Debug, Default)]
+pub(crate) struct Flights(Mutex<HashMap<(String, Digest), Weak<tokio::sync::Mutex<()>>>>);
+
+impl Flights {
+    fn of(&self, registry: &str, diff_id: &Digest) -> Arc<tokio::sync::Mutex<()>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, flight| flight.strong_count() > 0);
+        let key = (registry.to_owned(), diff_id.clone());
+        if let Some(flight) = all.get(&key).and_then(Weak::upgrade) {
+            return flight;
+        }
+        let flight = Arc::new(tokio::sync::Mutex::new(()));
+        all.insert(key, Arc::downgrade(&flight));
+        flight
+    }
+}
+
+/// What the registry says an image is.
+struct Resolved {
+    top: Digest,
+    manifest_digest: Digest,
+    manifest_bytes: Vec<u8>,
+    config_bytes: Vec<u8>,
+    config: ImageConfiguration,
+    /// From the bottom up, each with its diff ID.
+    layers: Vec<(Descriptor, Digest)>,
+}
+
+/// One pull's view of the store.
+pub(crate) struct Pull<'a, P> {
+    pub(crate) layout: &'a Arc<Layout>,
+    pub(crate) client: &'a Client,
+    pub(crate) flights: &'a Flights,
+    pub(crate) asked: &'a str,
+    pub(crate) reference: Reference,
+    pub(crate) progress: P,
+}
+
+impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
+    pub(crate) async fn run(&self) -> Result<Image, ImageError> {
+        if self.reference.digest.is_some()
+            && let Some((_, image)) = self.stored().await?
+        {
+            return Ok(image);
+        }
+        match self.from_registry().await {
+            Ok(image) => Ok(image),
+            Err(Fault::Refused(error)) => Err(error),
+            Err(Fault::Unreachable(error)) => match self.stored().await? {
+                Some((_, image)) => {
+                    tracing::warn!(%error, digest = image.manifest_digest, "using the stored image");
+                    Ok(image)
+                }
+                None => Err(error),
+            },
+        }
+    }
+
+    /// The image that the reference named last, if it is whole, and what the registry called it.
+    async fn stored(&self) -> Result<Option<(Option<String>, Image)>, ImageError> {
+        let (layout, reference) = (Arc::clone(self.layout), self.reference.clone());
+        let asked = self.asked.to_owned();
+        blocking(move || {
+            if let Some(pulled) = records::pulled(&layout, &reference)? {
+                let manifest = Digest::parse(&pulled.manifest)
+                    .map_err(|cause| ImageError::new("read stored image", &reference, cause))?;
+                let image = records::image(&layout, &manifest, &asked)?;
+                return Ok(image.map(|image| (Some(pulled.top), image)));
+            }
+            // The same content may be here under a tag.
+            match &reference.digest {
+                Some(digest) => {
+                    Ok(records::image(&layout, digest, &asked)?.map(|image| (None, image)))
+                }
+                None => Ok(None),
+            }
+        })
+        .await
+    }
+
+    async fn from_registry(&self) -> Result<Image, Fault> {
+        if let Some((Some(top), image)) = self.stored().await? {
+            let now = self.client.head(&self.reference).await?;
+            if now.is_some_and(|now| now.as_str() == top) {
+                return Ok(image);
+            }
+        }
+        let resolved = self.resolve().await?;
+        self.fetch_layers(&resolved.layers).await?;
+        Ok(self.commit(resolved).await?)
+    }
+
+    async fn resolve(&self) -> Result<Resolved, Fault> {
+        let refuse = |cause: String| ImageError::new("resolve", &self.reference, cause);
+        let fetched = self.client.manifest(&self.reference).await?;
+        let top = fetched.digest.clone();
+        let document =
+            manifest::parse(&fetched.bytes, fetched.content_type.as_deref()).map_err(refuse)?;
+        let (manifest, own) = match document {
+            Document::Manifest(manifest) => (manifest, fetched),
+            Document::Index(lines) => {
+                let line =
+                    manifest::choose(&lines, manifest::host_architecture()).map_err(refuse)?;
+                let own = self.client.manifest_of(&self.reference, line).await?;
+                match manifest::parse(&own.bytes, own.content_type.as_deref()).map_err(refuse)? {
+                    Document::Manifest(manifest) => (manifest, own),
+                    Document::Index(_) => {
+                        return Err(
+                            refuse("an index inside an index is not supported".into()).into()
+                        );
+                    }
+                }
+            }
+        };
+        let config_bytes = self.config_bytes(&manifest).await?;
+        let (config, diff_ids) = manifest::parse_config(
+            &config_bytes,
+            manifest.layers.len(),
+            manifest::host_architecture(),
+        )
+        .map_err(refuse)?;
+        Ok(Resolved {
+            top,
+            manifest_digest: own.digest,
+            manifest_bytes: own.bytes,
+            config_bytes,
+            config,
+            layers: manifest.layers.into_iter().zip(diff_ids).collect(),
+        })
+    }
+
+    async fn config_bytes(&self, manifest: &Manifest) -> Result<Vec<u8>, Fault> {
+        let (layout, digest) = (Arc::clone(self.layout), manifest.config.digest.clone());
+        match blocking(move || records::content(&layout, "configs", &digest)).await? {
+            Some(bytes) => Ok(bytes),
+            None => {
+                self.client
+                    .small_blob(&self.reference, &manifest.config)
+                    .await
+            }
+        }
+    }
+
+    /// Fetches what the store lacks, the largest first, so that the last one to end is a small one.
+    async fn fetch_layers(&self, all: &[(Descriptor, Digest)]) -> Result<(), Fault> {
+        let mut seen = HashSet::new();
+        let mut missing: Vec<&(Descriptor, Digest)> = all
+            .iter()
+            .filter(|(_, diff_id)| {
+                seen.insert(diff_id) && !layers::is_present(self.layout, diff_id)
+            })
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        missing.sort_by_key(|(blob, _)| std::cmp::Reverse(blob.size));
+        (self.progress)(Progress::Started);
+        let meter = Meter {
+            fetched: AtomicU64::new(0),
+            of: missing
+                .iter()
+                .map(|(blob, _)| blob.size)
+                .fold(0, u64::saturating_add),
+            progress: &self.progress,
+        };
+        let meter = &meter;
+        stream::iter(missing)
+            .map(|(blob, diff_id)| self.fetch_layer(blob, diff_id, meter))
+            .buffer_unordered(AT_ONCE)
+            .try_collect::<()>()
+            .await
+    }
+
+    async fn fetch_layer(
+        &self,
+        blob: &Descriptor,
+        diff_id: &Digest,
+        meter: &Meter<'_, P>,
+    ) -> Result<(), Fault> {
+        let flight = self.flights.of(&self.reference.registry, diff_id);
+        let _alone = flight.lock().await;
+        if layers::is_present(self.layout, diff_id) {
+            meter.add(blob.size);
+            return Ok(());
+        }
+        let (sender, pieces) = channel();
+        let subject = format!("{} of {}", blob.digest, self.reference);
+        // The worker owns its half-done directory: it removes it even if this future is dropped.
+        let worker = {
+            let (layout, blob, diff_id) = (Arc::clone(self.layout), blob.clone(), diff_id.clone());
+            let subject = subject.clone();
+            spawn_blocking(move || layers::install(&layout, pieces, &blob, &diff_id, &subject))
+        };
+        let sent = self.send(blob, sender, meter).await;
+        let installed = worker.await.map_err(|e| {
+            ImageError::new(
+                "unpack layer",
+                &subject,
+                format!("the unpacker failed: {e}"),
+            )
+        })?;
+        match (sent, installed) {
+            (_, Ok(())) => Ok(()),
+            (_, Err(Missed::Failed(error))) => Err(Fault::Refused(error)),
+            (Err(fault), Err(Missed::Aborted)) => Err(fault),
+            (Ok(()), Err(Missed::Aborted)) => {
+                Err(
+                    ImageError::new("fetch layer", &subject, "the download stopped; try again")
+                        .into(),
+                )
+            }
+        }
+    }
+
+    /// Sends a blob's bytes to its unpacker until one of the two has no more to say.
+    async fn send(
+        &self,
+        blob: &Descriptor,
+        sender: tokio::sync::mpsc::Sender<Piece>,
+        meter: &Meter<'_, P>,
+    ) -> Result<(), Fault> {
+        let mut bytes = self.client.blob("fetch layer", &self.reference, blob);
+        while let Some(piece) = bytes.next().await? {
+            meter.add(piece.len() as u64);
+            if sender.send(Piece::Data(piece)).await.is_err() {
+                // The unpacker gave up and says why.
+                return Ok(());
+            }
+        }
+        // If the unpacker is gone already it has said why, too.
+        sender.send(Piece::End).await.ok();
+        Ok(())
+    }
+
+    /// Makes all of it durable, the reference last.
+    async fn commit(&self, image: Resolved) -> Result<Image, ImageError> {
+        let (layout, reference) = (Arc::clone(self.layout), self.reference.clone());
+        let asked = self.asked.to_owned();
+        blocking(move || {
+            let diff_ids: Vec<Digest> = image.layers.into_iter().map(|(_, id)| id).collect();
+            let pulled = Pulled::new(&reference, &image.top, &image.manifest_digest);
+            layout.sync_all()?;
+            layers::mark_synced(&layout, &diff_ids)?;
+            let config_digest = Digest::of(&image.config_bytes);
+            layout.write("configs", config_digest.hex(), &image.config_bytes)?;
+            layout.write(
+                "manifests",
+                image.manifest_digest.hex(),
+                &image.manifest_bytes,
+            )?;
+            records::record(&layout, &reference, &pulled)?;
+            Ok(Image {
+                reference: asked,
+                manifest_digest: pulled.manifest,
+                config: image.config,
+                layers: diff_ids.iter().map(Digest::to_string).collect(),
+            })
+        })
+        .await
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
+) -> Result<T, ImageError> {
+    spawn_blocking(work)
+        .await
+        .map_err(|e| ImageError::new("image store", "", format!("a store thread failed: {e}")))?
+}
+
+/// Counts bytes over all layers of a pull.
+struct Meter<'a, P> {
+    fetched: AtomicU64,
+    of: u64,
+    progress: &'a P,
+}
+
+impl<P: Fn(Progress)> Meter<'_, P> {
+    fn add(&self, bytes: u64) {
+        let before = self.fetched.fetch_add(bytes, Ordering::Relaxed);
+        let now = before.saturating_add(bytes);
+        if now / PROGRESS_STEP != before / PROGRESS_STEP || now >= self.of {
+            (self.progress)(Progress::Fetched {
+                bytes: now.min(self.of),
+                of: self.of,
+            });
+        }
+    }
+}

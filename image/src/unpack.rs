@@ -1,0 +1,219 @@
+//! One layer from bytes to a directory: compressed bytes come in pieces from the network, a tree of files and
+//! two digests go out.
+//!
+//!   pieces ─▶ sha256 ─▶ gunzip ─▶ sha256 (diff ID) ─▶ tar ─▶ files below one directory descriptor
+//!
+//! All of it runs inline on one blocking thread. Nothing here decides whether the digests are the right ones,
+//! nor makes the tree visible. Absent on purpose: zstd (refused by name), and any look at other layers: what a
+//! layer leaves to those below it is told in [`Outline`].
+
+pub(crate) mod archive;
+pub(crate) mod entry;
+pub(crate) mod stream;
+pub(crate) mod tree;
+
+use std::fmt::{self, Display};
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
+
+use flate2::bufread::MultiGzDecoder;
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{Digest, Hasher};
+use crate::error::printable_bytes;
+use archive::Archive;
+use stream::Pieces;
+use tree::Tree;
+
+/// Sizes beyond which a layer is refused.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Bytes after decompression, which is what a decompression bomb is measured by.
+    pub(crate) bytes: u64,
+    /// Entries of the archive.
+    pub(crate) entries: u64,
+    /// Bytes of all directory names together, which are kept until the layer's end.
+    pub(crate) directory_names: usize,
+}
+
+impl Bounds {
+    pub(crate) const LAYER: Bounds = Bounds {
+        bytes: 64 * 1024 * 1024 * 1024,
+        entries: 4 * 1024 * 1024,
+        directory_names: 64 * 1024 * 1024,
+    };
+}
+
+/// Why a layer could not be unpacked.
+#[derive(Debug)]
+pub(crate) enum Fail {
+    /// Its bytes are at fault.
+    Content(String),
+    /// This host is: a full disk, a missing privilege.
+    Host(String),
+    /// The bytes stopped coming; who sent them knows why.
+    Aborted,
+}
+
+impl Fail {
+    pub(crate) fn content(cause: impl Into<String>) -> Fail {
+        Fail::Content(cause.into())
+    }
+
+    /// An entry that is refused, by its name.
+    pub(crate) fn entry(path: &[u8], cause: impl Display) -> Fail {
+        Fail::Content(format!(
+            "entry `{}` is refused: {cause}",
+            printable_bytes(path)
+        ))
+    }
+
+    pub(crate) fn host(path: &[u8], call: &str, errno: rustix::io::Errno) -> Fail {
+        Fail::Host(format!("{call} of `{}`: {errno}", printable_bytes(path)))
+    }
+
+    /// An error of the stream below the archive: the decoder's, or one of ours in an io::Error's coat.
+    pub(crate) fn stream(error: io::Error) -> Fail {
+        match error.kind() {
+            io::ErrorKind::ConnectionAborted => Fail::Aborted,
+            _ => Fail::Content(error.to_string()),
+        }
+    }
+}
+
+impl Display for Fail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fail::Content(cause) | Fail::Host(cause) => f.write_str(cause),
+            Fail::Aborted => f.write_str("the download stopped"),
+        }
+    }
+}
+
+/// What became of a layer besides its files, for those who stack it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Outline {
+    /// Entries in the archive.
+    pub(crate) entries: u64,
+    /// Bytes after decompression.
+    pub(crate) bytes: u64,
+    /// The root hides all that lies below this layer.
+    pub(crate) opaque_root: bool,
+    /// Whether the archive says what mode and owner the root has.
+    pub(crate) has_root: bool,
+    /// Directories that the archive uses without describing them: mode 0755, owner root, unless a layer below
+    /// knows better. In hexadecimal, because names need not be UTF-8.
+    pub(crate) implied: Vec<String>,
+}
+
+/// A layer that is unpacked, but not yet believed.
+#[derive(Debug)]
+pub(crate) struct Unpacked {
+    /// Of the bytes as they came.
+    pub(crate) digest: Digest,
+    /// Of the tar archive.
+    pub(crate) diff_id: Digest,
+    pub(crate) outline: Outline,
+}
+
+/// Unpacks what comes below `root`. Blocking, until the sender ends or drops its channel.
+///
+/// If the content is at fault, the rest is read all the same and the error holds the digest of all bytes: a
+/// wrong digest is the better explanation.
+pub(crate) fn unpack(
+    pieces: Pieces,
+    root: OwnedFd,
+    bounds: Bounds,
+) -> Result<Unpacked, (Fail, Option<Digest>)> {
+    let mut source = pieces;
+    match unpack_from(&mut source, root, bounds) {
+        Ok((diff_id, outline)) => Ok(Unpacked {
+            digest: source.finish(),
+            diff_id,
+            outline,
+        }),
+        Err(Fail::Content(cause)) => match source.drain() {
+            Ok(()) => Err((Fail::Content(cause), Some(source.finish()))),
+            Err(_) => Err((Fail::Aborted, None)),
+        },
+        Err(other) => Err((other, None)),
+    }
+}
+
+fn unpack_from(
+    source: &mut Pieces,
+    root: OwnedFd,
+    bounds: Bounds,
+) -> Result<(Digest, Outline), Fail> {
+    let mut raw = Raw {
+        decoder: decoder(source)?,
+        hasher: Hasher::default(),
+        bytes: 0,
+        limit: bounds.bytes,
+    };
+    // 512-byte headers read straight from the inflater are slow.
+    let mut archive = Archive::new(BufReader::with_capacity(256 * 1024, &mut raw));
+    let mut tree = Tree::new(root, bounds.directory_names);
+    let mut entries = 0;
+    while let Some(entry) = archive.next()? {
+        entries += 1;
+        if entries > bounds.entries {
+            return Err(Fail::content(format!(
+                "the layer has more than {} entries",
+                bounds.entries
+            )));
+        }
+        tree.add(&entry, &mut archive)?;
+    }
+    archive.drain()?;
+    let mut outline = tree.finish()?;
+    outline.entries = entries;
+    outline.bytes = raw.bytes;
+    let diff_id = std::mem::take(&mut raw.hasher).finish();
+    drop(raw);
+    // Bytes behind the last gzip member would be outside the diff ID; the decoder refuses them, so this only
+    // finds the end.
+    source.drain().map_err(Fail::stream)?;
+    Ok((diff_id, outline))
+}
+
+/// Registries mislabel plain and gzip layers, so the first bytes decide, as they do for containerd.
+fn decoder(source: &mut Pieces) -> Result<Box<dyn Read + '_>, Fail> {
+    let start = source.fill_buf().map_err(Fail::stream)?;
+    Ok(match start {
+        [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(source)),
+        [0x28, 0xb5, ..] => {
+            return Err(Fail::content(
+                "zstd layers are not supported yet; push the image with gzip layers",
+            ));
+        }
+        _ => Box::new(source),
+    })
+}
+
+/// The archive's bytes: hashed, counted, bounded.
+struct Raw<'a> {
+    decoder: Box<dyn Read + 'a>,
+    hasher: Hasher,
+    bytes: u64,
+    limit: u64,
+}
+
+impl Read for Raw<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = self.decoder.read(buffer)?;
+        self.hasher.update(&buffer[..len]);
+        self.bytes += len as u64;
+        if self.bytes > self.limit {
+            let cause = format!(
+                "the layer has more than {} bytes unpacked; refused",
+                self.limit
+            );
+            return Err(io::Error::other(cause));
+        }
+        Ok(len)
+    }
+}
+
+#[cfg(test)]
+mod tests;
