@@ -3,21 +3,30 @@
 //! Every call is blocking and may be made by any process that may read the run directory: the
 //! truth lives in the monitor and in the directory, not in this object.
 
+mod creation;
+mod deletion;
+
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use oci_spec::runtime::Spec;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::StepError;
+use crate::error::Context;
+use crate::record::{self, Phase, RunDirectory};
+use crate::wire::{Answer, Call, LINE_MAX, Verb};
 
-/// The runtime binary, opened once.
-#[derive(Debug)]
-pub struct Runtime {}
+pub use creation::Runtime;
+
+/// How long a living monitor may take to answer; it never waits for the container's program.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// All that a new container needs.
-#[derive(Debug)]
 pub struct Launch<'a> {
     /// The container's id; also the name of its run directory.
     pub id: &'a str,
@@ -32,6 +41,16 @@ pub struct Launch<'a> {
     pub log_dir: &'a Path,
     /// The group for the monitor itself, relative to the roots; must exist.
     pub monitor_cgroup: &'a str,
+}
+
+/// The spec stays out: its environment may hold secrets.
+impl std::fmt::Debug for Launch<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Launch")
+            .field("id", &self.id)
+            .field("run_dir", &self.run_dir)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A container by its run directory.
@@ -77,46 +96,154 @@ pub struct ExitRecord {
     pub finished_at: u64,
 }
 
-impl Runtime {
-    /// Opens the `longshore-runtime` binary.
-    pub fn open(_binary: &Path) -> Result<Runtime, StepError> {
-        todo!()
-    }
-    /// Starts a monitor, which makes the container up to the point before execve. If a live one of this id
-    /// is there already, that one is returned; a half-made one is removed first. On error nothing is left.
-    pub fn create(&self, _launch: Launch<'_>) -> Result<Container, StepError> {
-        todo!()
-    }
-}
-
 impl Container {
     /// The container in this run directory; None if there is none.
-    pub fn open(_run_dir: &Path) -> Option<Container> {
-        todo!()
+    pub fn open(run_dir: &Path) -> Option<Container> {
+        run_dir.is_dir().then(|| Container {
+            run_dir: run_dir.to_owned(),
+        })
     }
-    /// What it is doing.
+
+    /// What it is doing, from its files and its monitor's lock. `Running` counts from the moment that
+    /// `start` was accepted. A container whose run directory is gone is an error.
     pub fn state(&self) -> Result<State, StepError> {
-        todo!()
+        let run = self.directory()?;
+        let monitor = run.monitor()?;
+        // The exit record is read after the lock: a monitor that ended in between has written it.
+        if let Some(exit) = run.exit()? {
+            return Ok(State::Stopped(exit));
+        }
+        let Some(state) = run.state()? else {
+            return Ok(State::Creating);
+        };
+        let pid = state.init.map_or(0, |init| init.pid);
+        Ok(match (state.phase, monitor) {
+            (Phase::Creating, _) => State::Creating,
+            (_, None) => State::MonitorLost,
+            (Phase::Created, Some(_)) => State::Created { pid },
+            (Phase::Running, Some(_)) => State::Running { pid },
+        })
     }
-    /// Lets init go on to execve and returns once execve has succeeded; again on a running one: Ok.
+
+    /// Lets init go on to execve and returns once execve has succeeded; again on one that was started: Ok,
+    /// even if it has ended since.
     pub fn start(&self) -> Result<(), StepError> {
-        todo!()
+        let Some((_, answer)) = self.call(Verb::Start)? else {
+            return match self.exit_record()? {
+                Some(exit) if exit.started => Ok(()),
+                Some(_) => Err(self.refused("start", "it ended before it was started; delete it")),
+                None => Err(self.refused("start", "its monitor is lost; delete it")),
+            };
+        };
+        answer.error.map_or(Ok(()), Err)
     }
-    /// Sends a signal to the first process, through its pidfd; Ok if it has ended already.
-    pub fn signal(&self, _signal: i32) -> Result<(), StepError> {
-        todo!()
+
+    /// Sends a signal to the first process, through a pidfd; Ok if it has ended already. This needs no
+    /// monitor. Note pid_namespaces(7): the first process of a pid namespace ignores signals that it has
+    /// no handler for, SIGKILL and SIGSTOP excepted.
+    pub fn signal(&self, signal: i32) -> Result<(), StepError> {
+        let run = self.directory()?;
+        let state = run.state()?.filter(|_| matches!(run.exit(), Ok(None)));
+        let Some(init) = state.and_then(|state| state.init) else {
+            return Ok(());
+        };
+        let number = rustix::process::Signal::from_named_raw(signal)
+            .ok_or_else(|| self.refused("signal", format!("there is no signal {signal}")))?;
+        let Some(pidfd) = init.open()? else {
+            return Ok(());
+        };
+        match rustix::process::pidfd_send_signal(pidfd, number) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(errno) => Err(StepError::io("signal", self.run_dir.display(), errno)),
+        }
     }
+
     /// A socket that reaches end of file when the exit record is written or the monitor is lost: for the
     /// caller to wait on, in whatever way it waits.
     pub fn subscribe(&self) -> Result<UnixStream, StepError> {
-        todo!()
+        match self.call(Verb::Subscribe)? {
+            Some((stream, Answer { error: None, .. })) => Ok(stream),
+            Some((
+                _,
+                Answer {
+                    error: Some(error), ..
+                },
+            )) => Err(error),
+            // It has ended already: a socket whose other end is closed says the same.
+            None => UnixStream::pair()
+                .map(|(ours, _)| ours)
+                .context("subscribe", self.run_dir.display()),
+        }
     }
+
     /// The exit record, if it is there.
     pub fn exit_record(&self) -> Result<Option<ExitRecord>, StepError> {
-        todo!()
+        self.directory()?.exit()
     }
-    /// Kills what still runs (by cgroup), ends the monitor, removes the cgroup and the run directory. Logs stay.
+
+    /// Kills what still runs (by cgroup), ends the monitor, removes the cgroup and the run directory. Logs
+    /// stay. May be repeated after it failed or its caller died on the way; Ok if nothing is there.
     pub fn delete(&self) -> Result<(), StepError> {
-        todo!()
+        deletion::delete(&self.run_dir)
     }
+
+    fn directory(&self) -> Result<RunDirectory, StepError> {
+        RunDirectory::open(&self.run_dir)?
+            .ok_or_else(|| self.refused("open", "there is no such container"))
+    }
+
+    fn refused(&self, step: &str, cause: impl Into<String>) -> StepError {
+        StepError::refused(step, self.run_dir.display(), cause)
+    }
+
+    /// Asks the monitor; None if there is none, or it ended without an answer.
+    fn call(&self, verb: Verb) -> Result<Option<(UnixStream, Answer)>, StepError> {
+        let run = self.directory()?;
+        let stream = match UnixStream::connect(run.socket_path()) {
+            Ok(stream) => stream,
+            Err(error) if is_gone(&error) => return Ok(None),
+            Err(error) => {
+                return Err(StepError::io(
+                    "connect to",
+                    self.run_dir.join(record::SOCKET).display(),
+                    error,
+                ));
+            }
+        };
+        match ask(&stream, verb) {
+            Ok(answer) => Ok(answer.map(|answer| (stream, answer))),
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => Err(StepError::io(
+                "ask monitor of",
+                self.run_dir.display(),
+                error,
+            )),
+        }
+    }
+}
+
+fn ask(mut stream: &UnixStream, verb: Verb) -> std::io::Result<Option<Answer>> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut line = serde_json::to_vec(&Call {
+        version: record::VERSION,
+        verb,
+    })?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    let mut answer = Vec::new();
+    BufReader::new(stream.take(LINE_MAX as u64)).read_until(b'\n', &mut answer)?;
+    stream.set_read_timeout(None)?;
+    if answer.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(serde_json::from_slice(&answer)?))
+}
+
+/// Nobody listens, or whoever did has ended.
+fn is_gone(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound};
+    matches!(
+        error.kind(),
+        NotFound | ConnectionRefused | ConnectionReset | BrokenPipe
+    )
 }

@@ -19,7 +19,12 @@ pub struct StepError {
 impl StepError {
     /// A refusal of our own: `cause` tells the rule and the remedy.
     pub fn refused(step: &str, subject: impl Display, cause: impl Into<String>) -> StepError {
-        StepError { step: step.into(), subject: subject.to_string(), errno: None, cause: cause.into() }
+        StepError {
+            step: step.into(),
+            subject: subject.to_string(),
+            errno: None,
+            cause: cause.into(),
+        }
     }
 
     /// A system call failed; the cause is the errno's text.

@@ -50,7 +50,8 @@ pub(crate) fn run(plan: &Plan, inheritance: Inheritance) -> ! {
         let mut walk = Walk::new(inheritance);
         let failed = walk.run(plan);
         // The monitor may be gone; then nobody is left to tell.
-        drop(walk.talk.map(|talk| talk.send(&FromInit::Failed(failed))));
+        walk.talk
+            .map(|talk| talk.send(&FromInit::Failed(failed)).ok());
     });
     // Unwinding must not reach the monitor's frames, of which this process has a copy.
     drop(catch_unwind(walk));
@@ -75,7 +76,13 @@ struct Walk {
 
 impl Walk {
     fn new(inheritance: Inheritance) -> Walk {
-        let Inheritance { stdin, stdout, stderr, root, talk } = inheritance;
+        let Inheritance {
+            stdin,
+            stdout,
+            stderr,
+            root,
+            talk,
+        } = inheritance;
         Walk {
             talk: Some(talk),
             stdio: [stdin, stdout, stderr],
@@ -91,8 +98,11 @@ impl Walk {
 
     /// Comes back only with an error: a successful walk ends in execve.
     fn run(&mut self, plan: &Plan) -> StepError {
-        let walked = self.settle_in().and_then(|()| plan.steps.iter().try_for_each(|step| self.take(step)));
-        let incomplete = || StepError::refused("walk", "plan", "it ends without a program to execute");
+        let walked = self
+            .settle_in()
+            .and_then(|()| plan.steps.iter().try_for_each(|step| self.take(step)));
+        let incomplete =
+            || StepError::refused("walk", "plan", "it ends without a program to execute");
         walked.err().unwrap_or_else(incomplete)
     }
 
@@ -107,17 +117,27 @@ impl Walk {
 
     fn take(&mut self, step: &Step) -> Result<(), StepError> {
         match step {
-            Step::Undumpable => rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
-                .context("set", "undumpable"),
+            Step::Undumpable => rustix::process::set_dumpable_behavior(
+                rustix::process::DumpableBehavior::NotDumpable,
+            )
+            .context("set", "undumpable"),
             Step::AwaitCgroup => self.expect(&ToInit::Proceed),
-            Step::OomScoreAdj(value) => std::fs::write("/proc/self/oom_score_adj", value.to_string())
-                .context("set OOM score adjustment", value),
+            Step::OomScoreAdj(value) => {
+                std::fs::write("/proc/self/oom_score_adj", value.to_string())
+                    .context("set OOM score adjustment", value)
+            }
             Step::Join { namespace, path } => join(*namespace, path),
-            Step::NewCgroupNamespace => unshare(CloneFlags::CLONE_NEWCGROUP).context("unshare", "cgroup namespace"),
+            Step::NewCgroupNamespace => {
+                unshare(CloneFlags::CLONE_NEWCGROUP).context("unshare", "cgroup namespace")
+            }
             Step::NewSessionKeyring => new_session_keyring(),
             Step::LoopbackUp => sys::bring_up_loopback().context("set up", "lo"),
-            Step::Hostname(name) => rustix::system::sethostname(name.as_bytes()).context("set hostname", name),
-            Step::Domainname(name) => rustix::system::setdomainname(name.as_bytes()).context("set domainname", name),
+            Step::Hostname(name) => {
+                rustix::system::sethostname(name.as_bytes()).context("set hostname", name)
+            }
+            Step::Domainname(name) => {
+                rustix::system::setdomainname(name.as_bytes()).context("set domainname", name)
+            }
             other => self.take_mount(other),
         }
     }
@@ -125,7 +145,11 @@ impl Walk {
     /// The steps that build the file system.
     fn take_mount(&mut self, step: &Step) -> Result<(), StepError> {
         match step {
-            Step::OpenBind { slot, source, recursive } => self.open_bind(*slot, source, *recursive),
+            Step::OpenBind {
+                slot,
+                source,
+                recursive,
+            } => self.open_bind(*slot, source, *recursive),
             Step::OpenNull => {
                 self.null = Some(filesystem::open_null()?);
                 Ok(())
@@ -140,9 +164,11 @@ impl Walk {
                 Ok(())
             }
             Step::Mount(wanted) => filesystem::mount(self.root()?, wanted),
-            Step::MountCgroup { destination, flags, hierarchies } => {
-                device::cgroup_view(self.root()?, destination, *flags, hierarchies)
-            }
+            Step::MountCgroup {
+                destination,
+                flags,
+                hierarchies,
+            } => device::cgroup_view(self.root()?, destination, *flags, hierarchies),
             Step::AttachBind(bind) => {
                 let tree = self.trees.get_mut(bind.slot).and_then(Option::take);
                 let tree = tree.ok_or_else(|| out_of_order("attach bind", &bind.destination))?;
@@ -176,11 +202,15 @@ impl Walk {
                 self.program = Some(program::find(name, path)?);
                 Ok(())
             }
-            Step::NoNewPrivileges => rustix::thread::set_no_new_privs(true).context("set", "no_new_privs"),
+            Step::NoNewPrivileges => {
+                rustix::thread::set_no_new_privs(true).context("set", "no_new_privs")
+            }
             Step::Capabilities(sets) => identity::set_capabilities(sets),
             Step::Seccomp(filter) => self.load_filter(filter),
             Step::AwaitStart => {
-                self.talk()?.send(&FromInit::Ready).context("report", "ready")?;
+                self.talk()?
+                    .send(&FromInit::Ready)
+                    .context("report", "ready")?;
                 self.expect(&ToInit::Start)
             }
             Step::Execute { args, environment } => self.execute(args, environment),
@@ -189,17 +219,30 @@ impl Walk {
     }
 
     fn root(&self) -> Result<BorrowedFd<'_>, StepError> {
-        self.root.as_ref().map(AsFd::as_fd).ok_or_else(|| out_of_order("resolve", Path::new("/")))
+        self.root
+            .as_ref()
+            .map(AsFd::as_fd)
+            .ok_or_else(|| out_of_order("resolve", Path::new("/")))
     }
 
     fn talk(&self) -> Result<&Talk, StepError> {
-        self.talk.as_ref().ok_or_else(|| out_of_order("talk", Path::new("monitor")))
+        self.talk
+            .as_ref()
+            .ok_or_else(|| out_of_order("talk", Path::new("monitor")))
     }
 
     fn expect(&self, message: &ToInit) -> Result<(), StepError> {
-        match self.talk()?.receive::<ToInit>().context("hear from", "monitor")? {
+        match self
+            .talk()?
+            .receive::<ToInit>()
+            .context("hear from", "monitor")?
+        {
             Some(heard) if heard == *message => Ok(()),
-            Some(_) => Err(StepError::refused("hear from", "monitor", "an unexpected message")),
+            Some(_) => Err(StepError::refused(
+                "hear from",
+                "monitor",
+                "an unexpected message",
+            )),
             None => Err(StepError::refused("hear from", "monitor", "it is gone")),
         }
     }
@@ -214,8 +257,14 @@ impl Walk {
     }
 
     fn mask(&mut self, path: &Path) -> Result<(), StepError> {
-        let root = self.root.as_ref().ok_or_else(|| out_of_order("mask", path))?;
-        let null = self.null.as_mut().ok_or_else(|| out_of_order("mask", path))?;
+        let root = self
+            .root
+            .as_ref()
+            .ok_or_else(|| out_of_order("mask", path))?;
+        let null = self
+            .null
+            .as_mut()
+            .ok_or_else(|| out_of_order("mask", path))?;
         filesystem::mask(root.as_fd(), path, null, &mut self.empty)
     }
 
@@ -228,16 +277,24 @@ impl Walk {
     }
 
     fn execute(&mut self, args: &[String], environment: &Environment) -> Result<(), StepError> {
-        let program = self.program.take().ok_or_else(|| out_of_order("execute", Path::new("program")))?;
+        let program = self
+            .program
+            .take()
+            .ok_or_else(|| out_of_order("execute", Path::new("program")))?;
         let args = strings(args.iter().cloned())?;
         let home = self.home.take().map(|home| format!("HOME={home}"));
         let keep = |entry: &&String| home.is_none() || !entry.starts_with("HOME=");
         let given: Vec<String> = environment.0.iter().filter(keep).cloned().collect();
         let environment = strings(given.into_iter().chain(home))?;
-        let talk = self.talk.take().ok_or_else(|| out_of_order("execute", Path::new("program")))?;
+        let talk = self
+            .talk
+            .take()
+            .ok_or_else(|| out_of_order("execute", Path::new("program")))?;
         let report = |talk: OwnedFd, errno: Errno| {
             // The monitor may be gone; then nobody is left to tell.
-            drop(Talk::from_fd(talk).send(&FromInit::NotExecuted(errno.raw_os_error())));
+            Talk::from_fd(talk)
+                .send(&FromInit::NotExecuted(errno.raw_os_error()))
+                .ok();
         };
         sys::exec_keeping(talk.into_fd(), &program, &args, &environment, report)
     }
@@ -246,11 +303,21 @@ impl Walk {
 fn strings(texts: impl Iterator<Item = String>) -> Result<Vec<CString>, StepError> {
     let made: Result<Vec<CString>, _> = texts.map(CString::new).collect();
     // The text itself stays out of the message: it may be a secret.
-    made.map_err(|_| StepError::refused("execute", "program", "an argument or environment entry holds a NUL byte"))
+    made.map_err(|_| {
+        StepError::refused(
+            "execute",
+            "program",
+            "an argument or environment entry holds a NUL byte",
+        )
+    })
 }
 
 fn out_of_order(step: &str, subject: &Path) -> StepError {
-    StepError::refused(step, subject.display(), "the plan's steps are out of order; this is a defect of the planner")
+    StepError::refused(
+        step,
+        subject.display(),
+        "the plan's steps are out of order; this is a defect of the planner",
+    )
 }
 
 fn join(namespace: Namespace, path: &Path) -> Result<(), StepError> {

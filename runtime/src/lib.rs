@@ -1,10 +1,16 @@
 //! The OCI runtime: a pure plan, a small init that walks it, and the monitor that is a container's parent.
+//!
+//! [`container`] is what an agent uses. [`monitor`] is the other side, in a process of its own, and the private
+//! module `init` is what the container's first process does before it becomes the user's program.
 
 pub mod cgroup;
 pub mod container;
 mod error;
 mod init;
+pub mod monitor;
 pub mod plan;
+mod record;
 pub mod seccomp;
+mod wire;
 
 pub use error::StepError;

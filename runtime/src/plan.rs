@@ -20,7 +20,9 @@ use serde::{Deserialize, Serialize};
 
 pub use facts::HostFacts;
 pub use mounts::{MountFlags, Propagation};
-pub use step::{Bind, CapabilitySets, DeviceKind, DeviceNode, Environment, Filesystem, Namespace, Rlimit, Step};
+pub use step::{
+    Bind, CapabilitySets, DeviceKind, DeviceNode, Environment, Filesystem, Namespace, Rlimit, Step,
+};
 
 /// What happens, from the making of the cgroup to execve.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -58,14 +58,23 @@ pub enum Forked {
 ///
 /// A forked child of a multi-threaded process may use async-signal-safe functions only, so this refuses
 /// with EBUSY when the caller has more than one thread.
-pub fn clone3(namespaces: &[CloneNamespace], cgroup: Option<BorrowedFd<'_>>) -> Result<Forked, Errno> {
-    if std::fs::read_dir("/proc/self/task").map_err(|_| Errno::NOSYS)?.count() != 1 {
+pub fn clone3(
+    namespaces: &[CloneNamespace],
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<Forked, Errno> {
+    if std::fs::read_dir("/proc/self/task")
+        .map_err(|_| Errno::NOSYS)?
+        .count()
+        != 1
+    {
         return Err(Errno::BUSY);
     }
     let mut pidfd: RawFd = -1;
     // SAFETY: clone_args is plain integers; all zero means "nothing asked for".
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = namespaces.iter().fold(libc::CLONE_PIDFD as u64, |all, one| all | one.flag());
+    args.flags = namespaces
+        .iter()
+        .fold(libc::CLONE_PIDFD as u64, |all, one| all | one.flag());
     args.pidfd = &raw mut pidfd as u64;
     args.exit_signal = libc::SIGCHLD as u64;
     if let Some(group) = cgroup {
@@ -76,13 +85,17 @@ pub fn clone3(namespaces: &[CloneNamespace], cgroup: Option<BorrowedFd<'_>>) -> 
     // copy of this stack, as fork does. `args` and `pidfd` outlive the call and the size is the struct's.
     // The check above shows that this is the only thread, and no other can appear meanwhile as only a
     // running thread starts one: no lock of libc or std is held by somebody who does not exist in the child.
-    let pid = checked(unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of_val(&args)) })?;
+    let pid =
+        checked(unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of_val(&args)) })?;
     if pid == 0 {
         return Ok(Forked::Child);
     }
     // SAFETY: CLONE_PIDFD made the kernel store a new descriptor there, which nobody else knows of.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Forked::Parent { pid: pid as u32, pidfd })
+    Ok(Forked::Parent {
+        pid: pid as u32,
+        pidfd,
+    })
 }
 
 /// _exit(2): ends a forked child without running the parent's destructors or exit handlers a second time.

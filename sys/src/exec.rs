@@ -37,7 +37,9 @@ fn isolate(keep: OwnedFd) -> (OwnedFd, Result<(), Errno>) {
     } else {
         // SAFETY: dup3 replaces whatever 3 was. Its owner, if any, is never used again: `exec_keeping` does
         // not return, so no caller's code or destructor runs, and `report` cannot capture an owner.
-        if let Err(errno) = checked(unsafe { libc::syscall(libc::SYS_dup3, keep.as_raw_fd(), KEPT, libc::O_CLOEXEC) }) {
+        if let Err(errno) = checked(unsafe {
+            libc::syscall(libc::SYS_dup3, keep.as_raw_fd(), KEPT, libc::O_CLOEXEC)
+        }) {
             return (keep, Err(errno));
         }
         // `keep` itself is closed below with the others; dropping it here would be a second owner's close.
@@ -46,7 +48,8 @@ fn isolate(keep: OwnedFd) -> (OwnedFd, Result<(), Errno>) {
         unsafe { OwnedFd::from_raw_fd(KEPT) }
     };
     // SAFETY: as above: no owner of any of these descriptors ever runs again.
-    let closed = checked(unsafe { libc::syscall(libc::SYS_close_range, KEPT + 1, libc::c_uint::MAX, 0) });
+    let closed =
+        checked(unsafe { libc::syscall(libc::SYS_close_range, KEPT + 1, libc::c_uint::MAX, 0) });
     let closed = closed.and_then(|_| rustix::io::fcntl_setfd(&kept, rustix::io::FdFlags::CLOEXEC));
     (kept, closed)
 }

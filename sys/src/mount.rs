@@ -18,7 +18,11 @@ pub struct MountAttributes {
 /// Changes the mount that `mount` is the root of, and everything below it if `recursive`.
 ///
 /// `mount` may be detached (fsmount(2), open_tree(2) with OPEN_TREE_CLONE). Absent: MOUNT_ATTR_IDMAP.
-pub fn mount_setattr(mount: BorrowedFd<'_>, attributes: MountAttributes, recursive: bool) -> Result<(), Errno> {
+pub fn mount_setattr(
+    mount: BorrowedFd<'_>,
+    attributes: MountAttributes,
+    recursive: bool,
+) -> Result<(), Errno> {
     let attr = libc::mount_attr {
         attr_set: attributes.set,
         attr_clr: attributes.clear,

@@ -14,5 +14,7 @@ pub fn default_all_signals() -> Result<(), Errno> {
         // itself the call fails without effect, which is what they need.
         unsafe { libc::signal(number, libc::SIG_DFL) };
     }
-    SigSet::empty().thread_set_mask().map_err(|errno| Errno::from_raw_os_error(errno as i32))
+    SigSet::empty()
+        .thread_set_mask()
+        .map_err(|errno| Errno::from_raw_os_error(errno as i32))
 }

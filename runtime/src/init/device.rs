@@ -22,20 +22,32 @@ pub(super) fn node(root: BorrowedFd<'_>, device: &DeviceNode) -> Result<(), Step
         DeviceKind::Fifo => FileType::Fifo,
     };
     let number = rustix::fs::makedev(device.major, device.minor);
-    match rustix::fs::mknodat(&directory, name, kind, Mode::from_raw_mode(device.mode), number) {
+    match rustix::fs::mknodat(
+        &directory,
+        name,
+        kind,
+        Mode::from_raw_mode(device.mode),
+        number,
+    ) {
         // A spec may repeat a default device; whether it is the same is seen below.
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(StepError::io("make device", &subject, errno)),
     }
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let made = rustix::fs::openat(&directory, name, flags, Mode::empty()).context("open device", &subject)?;
+    let made = rustix::fs::openat(&directory, name, flags, Mode::empty())
+        .context("open device", &subject)?;
     let stat = rustix::fs::fstat(&made).context("stat device", &subject)?;
     let same_number = kind == FileType::Fifo || stat.st_rdev == number;
     if FileType::from_raw_mode(stat.st_mode) != kind || !same_number {
-        return Err(StepError::refused("make device", &subject, "something else stands there already"));
+        return Err(StepError::refused(
+            "make device",
+            &subject,
+            "something else stands there already",
+        ));
     }
     let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
-    rustix::fs::chownat(&made, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH).context("own device", &subject)
+    rustix::fs::chownat(&made, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
+        .context("own device", &subject)
 }
 
 /// Makes a symlink; what is in its place is removed first, unless it is a directory.
@@ -57,13 +69,18 @@ pub(super) fn cgroup_view(
     hierarchies: &[String],
 ) -> Result<(), StepError> {
     let subject = destination.display();
-    let target = resolve::open_or_make(root, destination, Missing::Directory).context("mount cgroup", &subject)?;
+    let target = resolve::open_or_make(root, destination, Missing::Directory)
+        .context("mount cgroup", &subject)?;
     if hierarchies.is_empty() {
         let view = detached("cgroup2", &[], flags).context("mount cgroup", &subject)?;
         return attach(view.as_fd(), target.as_fd()).context("mount cgroup", &subject);
     }
-    let writable = MountFlags { set: flags.set & !libc::MOUNT_ATTR_RDONLY, clear: flags.clear };
-    let frame = detached("tmpfs", &[("mode", Some("0755"))], writable).context("mount cgroup", &subject)?;
+    let writable = MountFlags {
+        set: flags.set & !libc::MOUNT_ATTR_RDONLY,
+        clear: flags.clear,
+    };
+    let frame =
+        detached("tmpfs", &[("mode", Some("0755"))], writable).context("mount cgroup", &subject)?;
     attach(frame.as_fd(), target.as_fd()).context("mount cgroup", &subject)?;
     for hierarchy in hierarchies {
         v1_hierarchy(frame.as_fd(), hierarchy, flags).context("mount cgroup", hierarchy)?;
@@ -77,7 +94,10 @@ fn v1_hierarchy(frame: BorrowedFd<'_>, hierarchy: &str, flags: MountFlags) -> Re
     let target = resolve::real_directory(frame, Path::new(directory))?;
     let data: Vec<(&str, Option<&str>)> = match named {
         Some(name) => vec![("none", None), ("name", Some(name))],
-        None => hierarchy.split(',').map(|controller| (controller, None)).collect(),
+        None => hierarchy
+            .split(',')
+            .map(|controller| (controller, None))
+            .collect(),
     };
     attach(detached("cgroup", &data, flags)?.as_fd(), target.as_fd())?;
     if directory.contains(',') {

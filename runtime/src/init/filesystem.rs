@@ -10,8 +10,9 @@ use longshore_sys::{MountAttributes, mount_setattr};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
+    open_tree, unmount,
 };
 
 use super::resolve::{self, Missing};
@@ -32,7 +33,10 @@ pub(super) struct Stamp {
 
 impl Stamp {
     fn new(mount: OwnedFd) -> Stamp {
-        Stamp { mount, attached: false }
+        Stamp {
+            mount,
+            attached: false,
+        }
     }
 
     fn attach(&mut self, target: BorrowedFd<'_>) -> Result<(), Errno> {
@@ -47,15 +51,24 @@ impl Stamp {
 
 /// The host's /dev/null as a mount of its own, proven to be the null device (CVE-2025-31133).
 pub(super) fn open_null() -> Result<Stamp, StepError> {
-    let null = open_tree(CWD, c"/dev/null", OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
-        .context("open", "/dev/null of the host")?;
+    let null = open_tree(
+        CWD,
+        c"/dev/null",
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
+    )
+    .context("open", "/dev/null of the host")?;
     let stat = rustix::fs::fstat(&null).context("stat", "/dev/null of the host")?;
     let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
         && stat.st_rdev == rustix::fs::makedev(1, 3);
     if !is_null {
-        return Err(StepError::refused("open", "/dev/null of the host", "it is not the null device (1:3)"));
+        return Err(StepError::refused(
+            "open",
+            "/dev/null of the host",
+            "it is not the null device (1:3)",
+        ));
     }
-    set_propagation(null.as_fd(), Propagation::Private).context("isolate", "/dev/null of the host")?;
+    set_propagation(null.as_fd(), Propagation::Private)
+        .context("isolate", "/dev/null of the host")?;
     Ok(Stamp::new(null))
 }
 
@@ -71,11 +84,19 @@ pub(super) fn open_bind(source: &Path, recursive: bool) -> Result<OwnedFd, StepE
 /// setns(2) to one's own mount namespace sets root and working directory to the namespace's root; without it
 /// pivot_root would fail, because a chroot's directory is no mount point.
 pub(super) fn isolate() -> Result<(), StepError> {
-    let own = rustix::fs::open(c"/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .context("open", "/proc/self/ns/mnt")?;
-    nix::sched::setns(own, nix::sched::CloneFlags::CLONE_NEWNS).context("enter", "own mount namespace")?;
+    let own = rustix::fs::open(
+        c"/proc/self/ns/mnt",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .context("open", "/proc/self/ns/mnt")?;
+    nix::sched::setns(own, nix::sched::CloneFlags::CLONE_NEWNS)
+        .context("enter", "own mount namespace")?;
     let root = slash()?;
-    let private = MountAttributes { propagation: Propagation::Private.bit(), ..Default::default() };
+    let private = MountAttributes {
+        propagation: Propagation::Private.bit(),
+        ..Default::default()
+    };
     mount_setattr(root.as_fd(), private, true).context("isolate mounts below", "/")
 }
 
@@ -83,9 +104,19 @@ pub(super) fn isolate() -> Result<(), StepError> {
 pub(super) fn pivot(root: &OwnedFd, propagation: Propagation) -> Result<OwnedFd, StepError> {
     let step = "attach root";
     // Private first: pivot_root refuses shared mounts, and nothing may reach the mount this was cloned from.
-    let attributes = MountAttributes { propagation: Propagation::Private.bit(), ..Default::default() };
-    let wanted = MountAttributes { propagation: propagation.bit(), ..Default::default() };
-    let first = if propagation == Propagation::Slave { wanted } else { attributes };
+    let attributes = MountAttributes {
+        propagation: Propagation::Private.bit(),
+        ..Default::default()
+    };
+    let wanted = MountAttributes {
+        propagation: propagation.bit(),
+        ..Default::default()
+    };
+    let first = if propagation == Propagation::Slave {
+        wanted
+    } else {
+        attributes
+    };
     mount_setattr(root.as_fd(), first, true).context(step, "detached root mount")?;
     attach(root.as_fd(), slash()?.as_fd()).context(step, "/")?;
     rustix::process::fchdir(root).context(step, "root directory")?;
@@ -99,20 +130,30 @@ pub(super) fn pivot(root: &OwnedFd, propagation: Propagation) -> Result<OwnedFd,
 }
 
 fn slash() -> Result<OwnedFd, StepError> {
-    rustix::fs::open(c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).context("open", "/")
+    rustix::fs::open(
+        c"/",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .context("open", "/")
 }
 
 /// Mounts a new file system below the root.
 pub(super) fn mount(root: BorrowedFd<'_>, wanted: &Filesystem) -> Result<(), StepError> {
     let subject = format!("{} at {}", wanted.kind, wanted.destination.display());
     let target = if wanted.real_directory {
-        resolve::real_directory(root, &wanted.destination).map_err(|errno| not_real(&subject, errno))?
+        resolve::real_directory(root, &wanted.destination)
+            .map_err(|errno| not_real(&subject, errno))?
     } else {
-        resolve::open_or_make(root, &wanted.destination, Missing::Directory).context("mount", &subject)?
+        resolve::open_or_make(root, &wanted.destination, Missing::Directory)
+            .context("mount", &subject)?
     };
     refuse_procfs(target.as_fd(), &wanted.destination)?;
-    let data: Vec<(&str, Option<&str>)> =
-        wanted.data.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
+    let data: Vec<(&str, Option<&str>)> = wanted
+        .data
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_deref()))
+        .collect();
     let mount = detached(&wanted.kind, &data, wanted.flags).context("mount", &subject)?;
     set_propagation(mount.as_fd(), wanted.propagation).context("mount", &subject)?;
     attach(mount.as_fd(), target.as_fd()).context("mount", &subject)
@@ -124,7 +165,9 @@ fn not_real(subject: &str, errno: Errno) -> StepError {
             step: "mount".into(),
             subject: subject.into(),
             errno: Some(errno.raw_os_error()),
-            cause: "the image has something other than a directory there; it must be a real directory".into(),
+            cause:
+                "the image has something other than a directory there; it must be a real directory"
+                    .into(),
         },
         other => StepError::io("mount", subject, other),
     }
@@ -135,13 +178,21 @@ fn not_real(subject: &str, errno: Errno) -> StepError {
 fn refuse_procfs(target: BorrowedFd<'_>, destination: &Path) -> Result<(), StepError> {
     let statfs = rustix::fs::fstatfs(target).context("mount", destination.display())?;
     if statfs.f_type as i64 == PROC_SUPER_MAGIC && !destination.starts_with("/proc") {
-        return Err(StepError::refused("mount", destination.display(), "it leads into /proc through a symlink"));
+        return Err(StepError::refused(
+            "mount",
+            destination.display(),
+            "it leads into /proc through a symlink",
+        ));
     }
     Ok(())
 }
 
 /// A new file system, attached nowhere.
-pub(super) fn detached(kind: &str, data: &[(&str, Option<&str>)], flags: MountFlags) -> Result<OwnedFd, Errno> {
+pub(super) fn detached(
+    kind: &str,
+    data: &[(&str, Option<&str>)],
+    flags: MountFlags,
+) -> Result<OwnedFd, Errno> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in data {
         match value {
@@ -150,17 +201,27 @@ pub(super) fn detached(kind: &str, data: &[(&str, Option<&str>)], flags: MountFl
         }
     }
     fsconfig_create(&context)?;
-    let attributes = MountAttrFlags::from_bits_retain(u32::try_from(flags.set).map_err(|_| Errno::INVAL)?);
+    let attributes =
+        MountAttrFlags::from_bits_retain(u32::try_from(flags.set).map_err(|_| Errno::INVAL)?);
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
 /// Attaches a cloned host path; the place is made as a file or a directory, like the source.
-pub(super) fn attach_bind(root: BorrowedFd<'_>, tree: &OwnedFd, bind: &Bind) -> Result<(), StepError> {
+pub(super) fn attach_bind(
+    root: BorrowedFd<'_>,
+    tree: &OwnedFd,
+    bind: &Bind,
+) -> Result<(), StepError> {
     let subject = bind.destination.display();
     let source = rustix::fs::fstat(tree).context("bind mount", &subject)?;
     let directory = FileType::from_raw_mode(source.st_mode) == FileType::Directory;
-    let missing = if directory { Missing::Directory } else { Missing::File };
-    let target = resolve::open_or_make(root, &bind.destination, missing).context("bind mount", &subject)?;
+    let missing = if directory {
+        Missing::Directory
+    } else {
+        Missing::File
+    };
+    let target =
+        resolve::open_or_make(root, &bind.destination, missing).context("bind mount", &subject)?;
     refuse_procfs(target.as_fd(), &bind.destination)?;
     set_propagation(tree.as_fd(), bind.propagation).context("bind mount", &subject)?;
     set_flags(tree.as_fd(), bind.flags, false).context("bind mount", &subject)?;
@@ -175,7 +236,10 @@ pub(super) fn read_only(root: BorrowedFd<'_>, path: &Path) -> Result<(), StepErr
     };
     let protect = || {
         let tree = clone(target.as_fd(), true)?;
-        let flags = MountFlags { set: libc::MOUNT_ATTR_RDONLY, clear: 0 };
+        let flags = MountFlags {
+            set: libc::MOUNT_ATTR_RDONLY,
+            clear: 0,
+        };
         set_flags(tree.as_fd(), flags, true)?;
         attach(tree.as_fd(), target.as_fd())
     };
@@ -198,9 +262,14 @@ pub(super) fn mask(
         return null.attach(target.as_fd()).context("mask", path.display());
     }
     if empty.is_none() {
-        let flags = MountFlags { set: libc::MOUNT_ATTR_RDONLY, clear: 0 };
+        let flags = MountFlags {
+            set: libc::MOUNT_ATTR_RDONLY,
+            clear: 0,
+        };
         let data = [("mode", Some("0555")), ("nr_inodes", Some("1"))];
-        *empty = Some(Stamp::new(detached("tmpfs", &data, flags).context("mask", path.display())?));
+        *empty = Some(Stamp::new(
+            detached("tmpfs", &data, flags).context("mask", path.display())?,
+        ));
     }
     let empty = empty.as_mut().expect("made just above");
     empty.attach(target.as_fd()).context("mask", path.display())
@@ -208,7 +277,10 @@ pub(super) fn mask(
 
 /// Sets the root mount itself read-only; what is mounted on it keeps its own flags.
 pub(super) fn read_only_root() -> Result<(), StepError> {
-    let flags = MountFlags { set: libc::MOUNT_ATTR_RDONLY, clear: 0 };
+    let flags = MountFlags {
+        set: libc::MOUNT_ATTR_RDONLY,
+        clear: 0,
+    };
     set_flags(slash()?.as_fd(), flags, false).context("make read-only", "/")
 }
 
@@ -219,19 +291,40 @@ pub(super) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()
 }
 
 fn clone(path: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd, Errno> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
     flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
     open_tree(path, c"", flags)
 }
 
-pub(super) fn set_flags(mount: BorrowedFd<'_>, flags: MountFlags, recursive: bool) -> Result<(), Errno> {
+pub(super) fn set_flags(
+    mount: BorrowedFd<'_>,
+    flags: MountFlags,
+    recursive: bool,
+) -> Result<(), Errno> {
     if flags == MountFlags::default() {
         return Ok(());
     }
-    mount_setattr(mount, MountAttributes { set: flags.set, clear: flags.clear, propagation: 0 }, recursive)
+    mount_setattr(
+        mount,
+        MountAttributes {
+            set: flags.set,
+            clear: flags.clear,
+            propagation: 0,
+        },
+        recursive,
+    )
 }
 
 fn set_propagation(mount: BorrowedFd<'_>, propagation: Propagation) -> Result<(), Errno> {
     // A clone may be a peer of the host's mount; `slave` and `private` both end that.
-    mount_setattr(mount, MountAttributes { propagation: propagation.bit(), ..Default::default() }, true)
+    mount_setattr(
+        mount,
+        MountAttributes {
+            propagation: propagation.bit(),
+            ..Default::default()
+        },
+        true,
+    )
 }

@@ -38,20 +38,30 @@ pub(super) fn set_rlimit(limit: &Rlimit) -> Result<(), StepError> {
         other => return Err(StepError::refused("set limit", other, "no such limit")),
     };
     let bound = |value: u64| (value != u64::MAX).then_some(value);
-    let limits = Limits { current: bound(limit.soft), maximum: bound(limit.hard) };
-    rustix::process::setrlimit(resource, limits)
-        .context("set limit", format!("{} to {}:{}", limit.name, limit.soft, limit.hard))
+    let limits = Limits {
+        current: bound(limit.soft),
+        maximum: bound(limit.hard),
+    };
+    rustix::process::setrlimit(resource, limits).context(
+        "set limit",
+        format!("{} to {}:{}", limit.name, limit.soft, limit.hard),
+    )
 }
 
 /// Enters the directory, made if missing, and proves that it lies inside the root: getcwd(2) of a directory
 /// outside would not begin with `/` (CVE-2024-21626).
 pub(super) fn enter_directory(root: BorrowedFd<'_>, path: &Path) -> Result<(), StepError> {
     let step = "enter working directory";
-    let directory = resolve::open_or_make(root, path, Missing::Directory).context(step, path.display())?;
+    let directory =
+        resolve::open_or_make(root, path, Missing::Directory).context(step, path.display())?;
     rustix::process::fchdir(&directory).context(step, path.display())?;
     let now = rustix::process::getcwd(Vec::new()).context(step, path.display())?;
     if !now.as_bytes().starts_with(b"/") {
-        return Err(StepError::refused(step, path.display(), "it lies outside the container's root"));
+        return Err(StepError::refused(
+            step,
+            path.display(),
+            "it lies outside the container's root",
+        ));
     }
     Ok(())
 }
@@ -65,7 +75,8 @@ pub(super) fn home(root: BorrowedFd<'_>, uid: u32) -> String {
         let kind = FileType::from_raw_mode(rustix::fs::fstat(&file).ok()?.st_mode);
         let mut text = Vec::new();
         let mut bounded = std::io::Read::take(std::fs::File::from(file), PASSWD_MAX);
-        (kind == FileType::RegularFile).then(|| std::io::Read::read_to_end(&mut bounded, &mut text).ok())??;
+        (kind == FileType::RegularFile)
+            .then(|| std::io::Read::read_to_end(&mut bounded, &mut text).ok())??;
         home_in(&String::from_utf8_lossy(&text), uid)
     };
     read().unwrap_or_else(|| "/".to_owned())
@@ -88,8 +99,10 @@ pub(super) fn bound(kept: &[String]) -> Result<(), StepError> {
         match rustix::thread::capability_is_in_bounding_set(one) {
             // The kernel knows no capability of this number, nor any above it.
             Err(rustix::io::Errno::INVAL) => break,
-            Ok(true) if !kept.contains(one) => rustix::thread::remove_capability_from_bounding_set(one)
-                .context("drop from bounding set", format!("capability {number}"))?,
+            Ok(true) if !kept.contains(one) => {
+                rustix::thread::remove_capability_from_bounding_set(one)
+                    .context("drop from bounding set", format!("capability {number}"))?
+            }
             other => drop(other.context("read bounding set", format!("capability {number}"))?),
         }
     }
@@ -136,7 +149,8 @@ pub(super) fn set_capabilities(sets: &CapabilitySets) -> Result<(), StepError> {
     rustix::thread::clear_ambient_capability_set().context("clear", "ambient capabilities")?;
     for name in &sets.ambient {
         let one = bits(std::slice::from_ref(name))?;
-        rustix::thread::configure_capability_in_ambient_set(one, true).context("raise ambient", name)?;
+        rustix::thread::configure_capability_in_ambient_set(one, true)
+            .context("raise ambient", name)?;
     }
     rustix::thread::set_keep_capabilities(false).context("set", "keep capabilities")
 }
@@ -145,7 +159,9 @@ fn bits(names: &[String]) -> Result<CapabilitySet, StepError> {
     let mut bits = 0;
     for name in names {
         let known = Capability::from_str(name);
-        bits |= known.map_err(|_| StepError::refused("set capability", name, "no such capability"))?.bitmask();
+        bits |= known
+            .map_err(|_| StepError::refused("set capability", name, "no such capability"))?
+            .bitmask();
     }
     Ok(CapabilitySet::from_bits_retain(bits))
 }

@@ -15,7 +15,9 @@ const STEP: &str = "resolve entrypoint";
 /// a slash, otherwise in the directories of `path`. The user has been set, so permission is the program's.
 pub(super) fn find(name: &str, path: &str) -> Result<CString, StepError> {
     let found = if name.contains('/') {
-        check(Path::new(name)).map(|()| PathBuf::from(name)).map_err(|errno| explain(name, errno))?
+        check(Path::new(name))
+            .map(|()| PathBuf::from(name))
+            .map_err(|errno| explain(name, errno))?
     } else {
         search(name, path)?
     };
@@ -40,7 +42,9 @@ fn search(name: &str, path: &str) -> Result<PathBuf, StepError> {
             step: STEP.into(),
             subject: name.into(),
             errno: Some(Errno::NOENT.raw_os_error()),
-            cause: format!("no such program in PATH ({path}); give its full path or install it in the image"),
+            cause: format!(
+                "no such program in PATH ({path}); give its full path or install it in the image"
+            ),
         },
     })
 }
@@ -58,19 +62,28 @@ fn check(path: &Path) -> Result<(), Errno> {
 /// One sentence and one remedy for each way that a program cannot be executed.
 pub(crate) fn explain(program: &str, errno: Errno) -> StepError {
     let cause = match errno {
-        Errno::NOENT => "no such file in the image, or its interpreter is missing; check the command and the image",
+        Errno::NOENT => {
+            "no such file in the image, or its interpreter is missing; check the command and the image"
+        }
         Errno::NOTDIR => "a part of its path is not a directory; check the command",
         Errno::ACCESS | Errno::PERM => {
             "permission denied; the file must be executable (chmod +x) for the container's user"
         }
         Errno::ISDIR => "it is a directory; name a program inside it",
-        Errno::NOEXEC => "not a program of this architecture, nor a script with a first line such as #!/bin/sh",
+        Errno::NOEXEC => {
+            "not a program of this architecture, nor a script with a first line such as #!/bin/sh"
+        }
         Errno::LOOP => "too many symlinks; check the image",
         Errno::TOOBIG => "its arguments and environment are too large; make them shorter",
         Errno::TXTBSY => "the file is open for writing; close it and try again",
         other => return StepError::io(STEP, program, other),
     };
-    StepError { step: STEP.into(), subject: program.into(), errno: Some(errno.raw_os_error()), cause: cause.into() }
+    StepError {
+        step: STEP.into(),
+        subject: program.into(),
+        errno: Some(errno.raw_os_error()),
+        cause: cause.into(),
+    }
 }
 
 #[cfg(test)]
@@ -98,6 +111,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("true")).unwrap();
         let path = format!("{}:/usr/bin:/bin", directory.path().display());
-        assert_eq!(find("true", &path).unwrap().to_str().unwrap(), "/usr/bin/true");
+        assert_eq!(
+            find("true", &path).unwrap().to_str().unwrap(),
+            "/usr/bin/true"
+        );
     }
 }

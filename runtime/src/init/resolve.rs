@@ -30,7 +30,11 @@ pub(super) fn open(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> 
 }
 
 /// As [`open`], with flags such as O_RDONLY instead of O_PATH.
-pub(super) fn open_with(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+pub(super) fn open_with(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlags,
+) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     loop {
         match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
@@ -42,7 +46,11 @@ pub(super) fn open_with(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Res
 }
 
 /// Opens what is there or makes it, with its parents (0755) and through dangling links, inside `root`.
-pub(super) fn open_or_make(root: BorrowedFd<'_>, path: &Path, missing: Missing) -> Result<OwnedFd, Errno> {
+pub(super) fn open_or_make(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    missing: Missing,
+) -> Result<OwnedFd, Errno> {
     match open(root, path) {
         Err(Errno::NOENT) => Walk::new(root, path)?.run(missing),
         other => other,
@@ -63,7 +71,10 @@ pub(super) fn real_directory(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedF
 }
 
 /// The directory that holds `path`'s last component, made if missing, and that component.
-pub(super) fn parent<'a>(root: BorrowedFd<'_>, path: &'a Path) -> Result<(OwnedFd, &'a OsStr), Errno> {
+pub(super) fn parent<'a>(
+    root: BorrowedFd<'_>,
+    path: &'a Path,
+) -> Result<(OwnedFd, &'a OsStr), Errno> {
     let name = path.file_name().ok_or(Errno::INVAL)?;
     let directory = path.parent().unwrap_or(Path::new("/"));
     Ok((open_or_make(root, directory, Missing::Directory)?, name))
@@ -82,7 +93,12 @@ struct Walk {
 impl Walk {
     fn new(root: BorrowedFd<'_>, path: &Path) -> Result<Walk, Errno> {
         let root = rustix::io::fcntl_dupfd_cloexec(root, 0)?;
-        let mut walk = Walk { stack: vec![root], ahead: VecDeque::new(), links: 0, steps: 0 };
+        let mut walk = Walk {
+            stack: vec![root],
+            ahead: VecDeque::new(),
+            links: 0,
+            steps: 0,
+        };
         walk.prepend(path);
         Ok(walk)
     }
@@ -94,7 +110,8 @@ impl Walk {
                 return Err(Errno::NAMETOOLONG);
             }
             if name == ".." {
-                self.stack.truncate(self.stack.len().saturating_sub(1).max(1));
+                self.stack
+                    .truncate(self.stack.len().saturating_sub(1).max(1));
             } else if let Some(end) = self.enter(&name, missing)? {
                 return Ok(end);
             }
@@ -156,7 +173,8 @@ fn make(directory: BorrowedFd<'_>, name: &OsStr, what: Missing) -> Result<(), Er
     let made = match what {
         Missing::Directory => rustix::fs::mkdirat(directory, name, Mode::from_raw_mode(0o755)),
         Missing::File => {
-            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
+            let flags =
+                OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
             rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(0o644)).map(drop)
         }
     };
@@ -195,10 +213,21 @@ mod tests {
         symlink(directory.path().join("victim"), at("absolute")).unwrap();
         symlink("../victim", at("relative")).unwrap();
         symlink("../../../../victim/deep", at("etc/climbing")).unwrap();
-        for path in ["/absolute/made", "/relative/made", "/etc/climbing", "../../victim/made", "/../victim/made"] {
+        for path in [
+            "/absolute/made",
+            "/relative/made",
+            "/etc/climbing",
+            "../../victim/made",
+            "/../victim/made",
+        ] {
             open_or_make(root.as_fd(), Path::new(path), Missing::Directory).unwrap();
         }
-        assert_eq!(std::fs::read_dir(directory.path().join("victim")).unwrap().count(), 0);
+        assert_eq!(
+            std::fs::read_dir(directory.path().join("victim"))
+                .unwrap()
+                .count(),
+            0
+        );
         assert!(at("victim/made").is_dir() && at("victim/deep").is_dir());
     }
 
@@ -208,7 +237,9 @@ mod tests {
         symlink("b", directory.path().join("root/a")).unwrap();
         symlink("a", directory.path().join("root/b")).unwrap();
         std::fs::write(directory.path().join("root/file"), "").unwrap();
-        let make = |path: &str| open_or_make(root.as_fd(), Path::new(path), Missing::Directory).unwrap_err();
+        let make = |path: &str| {
+            open_or_make(root.as_fd(), Path::new(path), Missing::Directory).unwrap_err()
+        };
         assert_eq!(make("/a/x"), Errno::LOOP);
         assert_eq!(make("/file/x"), Errno::NOTDIR);
     }

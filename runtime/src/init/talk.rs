@@ -43,8 +43,12 @@ pub(crate) struct Talk(OwnedFd);
 
 impl Talk {
     pub(crate) fn pair() -> Result<(Talk, Talk), Errno> {
-        let (one, other) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let (one, other) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
         Ok((Talk(one), Talk(other)))
     }
 
@@ -57,12 +61,16 @@ impl Talk {
     /// The next message; None at end of file.
     pub(crate) fn receive<M: for<'de> Deserialize<'de>>(&self) -> Result<Option<M>, Errno> {
         let mut packet = vec![0; PACKET_MAX];
-        let got = rustix::io::retry_on_intr(|| rustix::net::recv(&self.0, &mut packet[..], RecvFlags::empty()));
+        let got = rustix::io::retry_on_intr(|| {
+            rustix::net::recv(&self.0, &mut packet[..], RecvFlags::empty())
+        });
         match got {
             Ok((_, 0)) | Err(Errno::CONNRESET) => Ok(None),
             Ok((_, length)) => {
                 let packet = packet.get(..length).ok_or(Errno::MSGSIZE)?;
-                serde_json::from_slice(packet).map(Some).map_err(|_| Errno::BADMSG)
+                serde_json::from_slice(packet)
+                    .map(Some)
+                    .map_err(|_| Errno::BADMSG)
             }
             Err(errno) => Err(errno),
         }

@@ -17,7 +17,9 @@ pub(super) fn sets(
     host: &HostFacts,
 ) -> Result<(Vec<String>, CapabilitySets, Vec<String>), StepError> {
     // No object: no capability at all, and the bounding set dropped to match.
-    let Some(spec) = spec else { return Ok(Default::default()) };
+    let Some(spec) = spec else {
+        return Ok(Default::default());
+    };
     let mut missing = Vec::new();
     let mut held = |set: &Option<HashSet<Capability>>| held(set.as_ref(), host, &mut missing);
     let bounding = held(spec.bounding());
@@ -32,14 +34,26 @@ pub(super) fn sets(
     check(&sets.ambient, &sets.inheritable, "ambient", "inheritable")?;
     missing.sort();
     missing.dedup();
-    let warnings = missing.iter().map(|name| format!("{name} is not in this host's bounding set: left out"));
+    let warnings = missing
+        .iter()
+        .map(|name| format!("{name} is not in this host's bounding set: left out"));
     Ok((bounding, sets, warnings.collect()))
 }
 
 /// The names of the spec's set that the host has, in the kernel's order.
-fn held(set: Option<&HashSet<Capability>>, host: &HostFacts, missing: &mut Vec<String>) -> Vec<String> {
-    let mut names: Vec<String> = set.into_iter().flatten().map(|capability| format!("CAP_{capability}")).collect();
-    names.sort_by_key(|name| caps::Capability::from_str(name).map_or(u8::MAX, |capability| capability.index()));
+fn held(
+    set: Option<&HashSet<Capability>>,
+    host: &HostFacts,
+    missing: &mut Vec<String>,
+) -> Vec<String> {
+    let mut names: Vec<String> = set
+        .into_iter()
+        .flatten()
+        .map(|capability| format!("CAP_{capability}"))
+        .collect();
+    names.sort_by_key(|name| {
+        caps::Capability::from_str(name).map_or(u8::MAX, |capability| capability.index())
+    });
     names.retain(|name| {
         let held = host.bounding.contains(name);
         if !held {
@@ -51,7 +65,12 @@ fn held(set: Option<&HashSet<Capability>>, host: &HostFacts, missing: &mut Vec<S
 }
 
 /// What the kernel would refuse with EPERM and no reason.
-fn check(inner: &[String], outer: &[String], inner_name: &str, outer_name: &str) -> Result<(), StepError> {
+fn check(
+    inner: &[String],
+    outer: &[String],
+    inner_name: &str,
+    outer_name: &str,
+) -> Result<(), StepError> {
     match inner.iter().find(|name| !outer.contains(name)) {
         Some(name) => Err(StepError::refused(
             "plan capabilities",

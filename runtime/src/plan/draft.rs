@@ -32,7 +32,9 @@ impl Plan {
             steps: Vec::new(),
             warnings: Vec::new(),
         };
-        let view = namespaces.new_cgroup.then_some(host.v1_hierarchies.as_slice());
+        let view = namespaces
+            .new_cgroup
+            .then_some(host.v1_hierarchies.as_slice());
         let (open, attach) = mounts::steps(spec.mounts().as_deref().unwrap_or_default(), view)?;
         plan.enter(process, &namespaces);
         plan.names(spec, &namespaces)?;
@@ -50,11 +52,16 @@ impl Plan {
         // Before anything allocates on the container's behalf, so that it is charged to the container.
         self.steps.push(Step::AwaitCgroup);
         // The host's proc file: inside the root, /proc is what the image says.
-        self.steps.extend(process.oom_score_adj().map(Step::OomScoreAdj));
-        let join = |(namespace, path): &(Namespace, PathBuf)| Step::Join { namespace: *namespace, path: path.clone() };
+        self.steps
+            .extend(process.oom_score_adj().map(Step::OomScoreAdj));
+        let join = |(namespace, path): &(Namespace, PathBuf)| Step::Join {
+            namespace: *namespace,
+            path: path.clone(),
+        };
         self.steps.extend(namespaces.join.iter().map(join));
         // After the group was entered: that group becomes the root of the view.
-        self.steps.extend(namespaces.new_cgroup.then_some(Step::NewCgroupNamespace));
+        self.steps
+            .extend(namespaces.new_cgroup.then_some(Step::NewCgroupNamespace));
         self.steps.push(Step::NewSessionKeyring);
     }
 
@@ -63,14 +70,28 @@ impl Plan {
         self.steps.extend(own.then_some(Step::LoopbackUp));
         let named = [(spec.hostname(), true), (spec.domainname(), false)];
         for (name, is_host) in named {
-            let Some(name) = name.as_ref().filter(|name| !name.is_empty()) else { continue };
+            let Some(name) = name.as_ref().filter(|name| !name.is_empty()) else {
+                continue;
+            };
             if !namespaces.clone.contains(&Namespace::Uts) {
-                return Err(StepError::refused("plan hostname", name, "it needs a new uts namespace"));
+                return Err(StepError::refused(
+                    "plan hostname",
+                    name,
+                    "it needs a new uts namespace",
+                ));
             }
             if name.len() > HOSTNAME_MAX {
-                return Err(StepError::refused("plan hostname", name, "it is longer than 64 bytes"));
+                return Err(StepError::refused(
+                    "plan hostname",
+                    name,
+                    "it is longer than 64 bytes",
+                ));
             }
-            let step = if is_host { Step::Hostname } else { Step::Domainname };
+            let step = if is_host {
+                Step::Hostname
+            } else {
+                Step::Domainname
+            };
             self.steps.push(step(name.clone()));
         }
         Ok(())
@@ -105,51 +126,89 @@ impl Plan {
         }
         // After the mounts that they hide or protect. Masks last: a read-only bind on top would uncover them.
         for path in linux.readonly_paths().iter().flatten() {
-            self.steps.push(Step::ReadOnlyPath(absolute("read-only path", Path::new(path))?));
+            self.steps.push(Step::ReadOnlyPath(absolute(
+                "read-only path",
+                Path::new(path),
+            )?));
         }
         for path in linux.masked_paths().iter().flatten() {
-            self.steps.push(Step::MaskPath(absolute("masked path", Path::new(path))?));
+            self.steps
+                .push(Step::MaskPath(absolute("masked path", Path::new(path))?));
         }
         Ok(())
     }
 
     /// The last that writes to the root, after which it may become read-only.
     fn settle(&mut self, spec: &Spec, process: &Process) -> Result<(), StepError> {
-        self.steps.push(Step::WorkingDirectory(absolute("working directory", process.cwd())?));
+        self.steps.push(Step::WorkingDirectory(absolute(
+            "working directory",
+            process.cwd(),
+        )?));
         let read_only = spec.root().as_ref().and_then(|root| root.readonly()) == Some(true);
         self.steps.extend(read_only.then_some(Step::ReadOnlyRoot));
         Ok(())
     }
 
-    fn become_user(&mut self, linux: &Linux, process: &Process, host: &HostFacts) -> Result<(), StepError> {
+    fn become_user(
+        &mut self,
+        linux: &Linux,
+        process: &Process,
+        host: &HostFacts,
+    ) -> Result<(), StepError> {
         let (bounding, sets, warnings) = capabilities::sets(process.capabilities().as_ref(), host)?;
         let program = Program::of(process)?;
         let user = process.user();
         self.warnings = warnings;
-        self.steps.extend(program.needs_home.then_some(Step::Home { uid: user.uid() }));
+        self.steps
+            .extend(program.needs_home.then_some(Step::Home { uid: user.uid() }));
         self.steps.extend(rlimits(process)?);
         // Needs CAP_SETPCAP in force, which a change of user takes away.
         self.steps.push(Step::BoundCapabilities(bounding));
         let groups = user.additional_gids().clone().unwrap_or_default();
-        self.steps.push(Step::User { uid: user.uid(), gid: user.gid(), groups });
+        self.steps.push(Step::User {
+            uid: user.uid(),
+            gid: user.gid(),
+            groups,
+        });
         self.steps.push(Step::Umask(umask(user.umask())?));
         // As that user, so that permission is judged as execve will.
-        self.steps.push(Step::FindProgram { name: program.args[0].clone(), path: program.path.clone() });
+        self.steps.push(Step::FindProgram {
+            name: program.args[0].clone(),
+            path: program.path.clone(),
+        });
         self.lock(linux, process, sets)?;
-        self.steps.push(Step::Execute { args: program.args, environment: program.environment });
+        self.steps.push(Step::Execute {
+            args: program.args,
+            environment: program.environment,
+        });
         Ok(())
     }
 
     /// The last powers go. Without no_new_privs a filter needs CAP_SYS_ADMIN, so it comes before the
     /// capabilities go; with it, the filter comes last, so that it need not allow what only init does.
-    fn lock(&mut self, linux: &Linux, process: &Process, sets: CapabilitySets) -> Result<(), StepError> {
-        let filter = linux.seccomp().as_ref().map(seccomp::compile).transpose()?.map(Step::Seccomp);
+    fn lock(
+        &mut self,
+        linux: &Linux,
+        process: &Process,
+        sets: CapabilitySets,
+    ) -> Result<(), StepError> {
+        let filter = linux
+            .seccomp()
+            .as_ref()
+            .map(seccomp::compile)
+            .transpose()?
+            .map(Step::Seccomp);
         if process.no_new_privileges() == Some(true) {
-            self.steps.extend([Step::Capabilities(sets), Step::NoNewPrivileges, Step::AwaitStart]);
+            self.steps.extend([
+                Step::Capabilities(sets),
+                Step::NoNewPrivileges,
+                Step::AwaitStart,
+            ]);
             self.steps.extend(filter);
         } else {
             self.steps.extend(filter);
-            self.steps.extend([Step::Capabilities(sets), Step::AwaitStart]);
+            self.steps
+                .extend([Step::Capabilities(sets), Step::AwaitStart]);
         }
         Ok(())
     }
@@ -171,28 +230,48 @@ impl Namespaces {
         for namespace in linux.namespaces().iter().flatten() {
             let kind = kind(namespace.typ())?;
             if seen.contains(&kind) {
-                return Err(StepError::refused("plan namespace", kind, "it is listed twice"));
+                return Err(StepError::refused(
+                    "plan namespace",
+                    kind,
+                    "it is listed twice",
+                ));
             }
             seen.push(kind);
-            match namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty()) {
+            match namespace
+                .path()
+                .as_ref()
+                .filter(|path| !path.as_os_str().is_empty())
+            {
                 Some(path) => sorted.join(kind, path)?,
                 None if kind == Namespace::Cgroup => sorted.new_cgroup = true,
                 None => sorted.clone.push(kind),
             }
         }
         if !sorted.clone.contains(&Namespace::Mount) {
-            return Err(StepError::refused("plan namespace", Namespace::Mount, "a container needs a new one"));
+            return Err(StepError::refused(
+                "plan namespace",
+                Namespace::Mount,
+                "a container needs a new one",
+            ));
         }
         Ok(sorted)
     }
 
     fn join(&mut self, kind: Namespace, path: &Path) -> Result<(), StepError> {
         if !path.is_absolute() {
-            return Err(StepError::refused("plan namespace", path.display(), "its path must be absolute"));
+            return Err(StepError::refused(
+                "plan namespace",
+                path.display(),
+                "its path must be absolute",
+            ));
         }
         match kind {
             Namespace::Mount => {
-                return Err(StepError::refused("plan namespace", path.display(), "a mount namespace is never joined"));
+                return Err(StepError::refused(
+                    "plan namespace",
+                    path.display(),
+                    "a mount namespace is never joined",
+                ));
             }
             Namespace::Pid => self.join_pid = Some(path.to_string_lossy().into_owned()),
             other => self.join.push((other, path.to_owned())),
@@ -210,7 +289,11 @@ fn kind(kind: LinuxNamespaceType) -> Result<Namespace, StepError> {
         LinuxNamespaceType::Network => Namespace::Network,
         LinuxNamespaceType::Cgroup => Namespace::Cgroup,
         LinuxNamespaceType::User | LinuxNamespaceType::Time => {
-            return Err(StepError::refused("plan namespace", kind, "not supported by this runtime; remove it from the spec"));
+            return Err(StepError::refused(
+                "plan namespace",
+                kind,
+                "not supported by this runtime; remove it from the spec",
+            ));
         }
     })
 }
@@ -235,16 +318,30 @@ impl Program {
             ));
         }
         if args.iter().any(|arg| arg.contains('\0')) {
-            return Err(StepError::refused("plan entrypoint", "process.args", "an argument holds a NUL byte"));
+            return Err(StepError::refused(
+                "plan entrypoint",
+                "process.args",
+                "an argument holds a NUL byte",
+            ));
         }
         let environment = environment(process.env().as_deref().unwrap_or_default())?;
         let value = |wanted: &str| {
-            let find = |entry: &String| entry.split_once('=').filter(|(name, _)| *name == wanted).map(|(_, value)| value.to_owned());
+            let find = |entry: &String| {
+                entry
+                    .split_once('=')
+                    .filter(|(name, _)| *name == wanted)
+                    .map(|(_, value)| value.to_owned())
+            };
             environment.0.iter().find_map(find)
         };
         let path = value("PATH").unwrap_or_else(|| DEFAULT_PATH.to_owned());
         let needs_home = value("HOME").is_none_or(|home| home.is_empty());
-        Ok(Program { args, path, needs_home, environment })
+        Ok(Program {
+            args,
+            path,
+            needs_home,
+            environment,
+        })
     }
 }
 
@@ -252,7 +349,9 @@ impl Program {
 fn environment(entries: &[String]) -> Result<Environment, StepError> {
     let mut kept: Vec<(&str, &str)> = Vec::new();
     for (index, entry) in entries.iter().enumerate() {
-        let pair = entry.split_once('=').filter(|(name, _)| !name.is_empty() && !entry.contains('\0'));
+        let pair = entry
+            .split_once('=')
+            .filter(|(name, _)| !name.is_empty() && !entry.contains('\0'));
         let Some((name, value)) = pair else {
             return Err(StepError::refused(
                 "plan environment",
@@ -265,7 +364,11 @@ fn environment(entries: &[String]) -> Result<Environment, StepError> {
             None => kept.push((name, value)),
         }
     }
-    Ok(Environment(kept.into_iter().map(|(name, value)| format!("{name}={value}")).collect()))
+    Ok(Environment(
+        kept.into_iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect(),
+    ))
 }
 
 fn rlimits(process: &Process) -> Result<Vec<Step>, StepError> {
@@ -273,12 +376,27 @@ fn rlimits(process: &Process) -> Result<Vec<Step>, StepError> {
     for limit in process.rlimits().iter().flatten() {
         let name = limit.typ().to_string();
         if limit.soft() > limit.hard() {
-            return Err(StepError::refused("plan rlimit", name, "the soft limit is above the hard one"));
+            return Err(StepError::refused(
+                "plan rlimit",
+                name,
+                "the soft limit is above the hard one",
+            ));
         }
-        if steps.iter().any(|step| matches!(step, Step::Rlimit(known) if known.name == name)) {
-            return Err(StepError::refused("plan rlimit", name, "it is listed twice"));
+        if steps
+            .iter()
+            .any(|step| matches!(step, Step::Rlimit(known) if known.name == name))
+        {
+            return Err(StepError::refused(
+                "plan rlimit",
+                name,
+                "it is listed twice",
+            ));
         }
-        steps.push(Step::Rlimit(Rlimit { name, soft: limit.soft(), hard: limit.hard() }));
+        steps.push(Step::Rlimit(Rlimit {
+            name,
+            soft: limit.soft(),
+            hard: limit.hard(),
+        }));
     }
     Ok(steps)
 }
@@ -286,13 +404,22 @@ fn rlimits(process: &Process) -> Result<Vec<Step>, StepError> {
 fn umask(given: Option<u32>) -> Result<u32, StepError> {
     match given.unwrap_or(0o022) {
         mask @ 0..=0o777 => Ok(mask),
-        mask => Err(StepError::refused("plan umask", format!("{mask:o}"), "it must be between 0 and 0777")),
+        mask => Err(StepError::refused(
+            "plan umask",
+            format!("{mask:o}"),
+            "it must be between 0 and 0777",
+        )),
     }
 }
 
 fn cgroup(linux: &Linux) -> Result<String, StepError> {
-    let path = linux.cgroups_path().as_ref().ok_or_else(|| missing("linux.cgroupsPath"))?;
-    let parts = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    let path = linux
+        .cgroups_path()
+        .as_ref()
+        .ok_or_else(|| missing("linux.cgroupsPath"))?;
+    let parts = path
+        .components()
+        .all(|part| matches!(part, std::path::Component::Normal(_)));
     let text = path.to_str().filter(|text| parts && !text.is_empty());
     text.map(str::to_owned).ok_or_else(|| {
         let cause = "it must be a relative path without `.` or `..`, below the hierarchies' roots";
@@ -308,7 +435,11 @@ fn absolute(what: &str, path: &Path) -> Result<PathBuf, StepError> {
     if path.is_absolute() {
         return Ok(path.to_owned());
     }
-    Err(StepError::refused(&format!("plan {what}"), path.display(), "it must be an absolute path"))
+    Err(StepError::refused(
+        &format!("plan {what}"),
+        path.display(),
+        "it must be an absolute path",
+    ))
 }
 
 fn node(device: &LinuxDevice) -> Result<DeviceNode, StepError> {
@@ -319,7 +450,9 @@ fn node(device: &LinuxDevice) -> Result<DeviceNode, StepError> {
         LinuxDeviceType::P => DeviceKind::Fifo,
         LinuxDeviceType::A => return Err(refused("a node's type must be one of b, c, p, u")),
     };
-    let number = |value: i64| u32::try_from(value).map_err(|_| refused("its major or minor number is out of range"));
+    let number = |value: i64| {
+        u32::try_from(value).map_err(|_| refused("its major or minor number is out of range"))
+    };
     Ok(DeviceNode {
         path: absolute("device", device.path())?,
         kind,
@@ -333,10 +466,25 @@ fn node(device: &LinuxDevice) -> Result<DeviceNode, StepError> {
 
 /// runtime-spec config-linux.md "Default Devices".
 fn default_devices() -> impl Iterator<Item = Step> {
-    let nodes = [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+    let nodes = [
+        ("null", 1, 3),
+        ("zero", 1, 5),
+        ("full", 1, 7),
+        ("random", 1, 8),
+        ("urandom", 1, 9),
+        ("tty", 5, 0),
+    ];
     nodes.into_iter().map(|(name, major, minor)| {
         let path = Path::new("/dev").join(name);
-        Step::Device(DeviceNode { path, kind: DeviceKind::Char, major, minor, mode: 0o666, uid: 0, gid: 0 })
+        Step::Device(DeviceNode {
+            path,
+            kind: DeviceKind::Char,
+            major,
+            minor,
+            mode: 0o666,
+            uid: 0,
+            gid: 0,
+        })
     })
 }
 
@@ -349,5 +497,8 @@ fn default_links() -> impl Iterator<Item = Step> {
         ("stdout", "/proc/self/fd/1"),
         ("stderr", "/proc/self/fd/2"),
     ];
-    links.into_iter().map(|(name, target)| Step::Symlink { path: Path::new("/dev").join(name), target: target.into() })
+    links.into_iter().map(|(name, target)| Step::Symlink {
+        path: Path::new("/dev").join(name),
+        target: target.into(),
+    })
 }

@@ -17,11 +17,13 @@ pub struct HostFacts {
 impl HostFacts {
     /// Reads /proc/self/cgroup and the bounding set.
     pub fn read() -> Result<HostFacts, StepError> {
-        let held = caps::read(None, CapSet::Bounding)
-            .map_err(|error| StepError::refused("read", "capability bounding set", error.to_string()))?;
+        let held = caps::read(None, CapSet::Bounding).map_err(|error| {
+            StepError::refused("read", "capability bounding set", error.to_string())
+        })?;
         let mut held: Vec<Capability> = held.into_iter().collect();
         held.sort_by_key(Capability::index);
-        let groups = std::fs::read_to_string("/proc/self/cgroup").context("read", "/proc/self/cgroup")?;
+        let groups =
+            std::fs::read_to_string("/proc/self/cgroup").context("read", "/proc/self/cgroup")?;
         Ok(HostFacts {
             bounding: held.iter().map(Capability::to_string).collect(),
             v1_hierarchies: v1_hierarchies(&groups),
@@ -32,7 +34,10 @@ impl HostFacts {
 /// cgroups(7): lines are `id:controllers:path`; v2 is the one without controllers.
 fn v1_hierarchies(groups: &str) -> Vec<String> {
     let controllers = groups.lines().filter_map(|line| line.split(':').nth(1));
-    let mut named: Vec<String> = controllers.filter(|names| !names.is_empty()).map(str::to_owned).collect();
+    let mut named: Vec<String> = controllers
+        .filter(|names| !names.is_empty())
+        .map(str::to_owned)
+        .collect();
     named.sort();
     named
 }
@@ -44,7 +49,10 @@ mod tests {
     #[test]
     fn a_hybrid_host_counts_as_v1() {
         let text = "4:memory:/a\n3:cpu,cpuacct:/a\n2:name=systemd:/\n0::/a\n";
-        assert_eq!(v1_hierarchies(text), ["cpu,cpuacct", "memory", "name=systemd"]);
+        assert_eq!(
+            v1_hierarchies(text),
+            ["cpu,cpuacct", "memory", "name=systemd"]
+        );
         assert!(v1_hierarchies("0::/init.scope\n").is_empty());
     }
 }

@@ -81,7 +81,8 @@ pub(super) fn steps(
                 attach.push(attached);
             }
             ("bind", None) => {
-                let (opened, attached) = bind(mount, destination, options, Recursion::One, open.len())?;
+                let (opened, attached) =
+                    bind(mount, destination, options, Recursion::One, open.len())?;
                 open.push(opened);
                 attach.push(attached);
             }
@@ -92,7 +93,9 @@ pub(super) fn steps(
             _ => {
                 return Err(refused(
                     &destination,
-                    format!("file system type `{kind}` is not one of bind, cgroup, devpts, mqueue, proc, sysfs, tmpfs"),
+                    format!(
+                        "file system type `{kind}` is not one of bind, cgroup, devpts, mqueue, proc, sysfs, tmpfs"
+                    ),
                 ));
             }
         }
@@ -111,7 +114,9 @@ fn destination(mount: &Mount) -> Result<PathBuf, StepError> {
     for component in given.components() {
         match component {
             Component::Normal(name) => clean.push(name),
-            Component::ParentDir => return Err(refused(given, "a destination may not contain `..`")),
+            Component::ParentDir => {
+                return Err(refused(given, "a destination may not contain `..`"));
+            }
             Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
         }
     }
@@ -119,11 +124,21 @@ fn destination(mount: &Mount) -> Result<PathBuf, StepError> {
         return Err(refused(given, "a mount may not cover the container's root"));
     }
     let below_proc = clean.starts_with("/proc") && clean != Path::new("/proc");
-    if below_proc && !MOUNTABLE_BELOW_PROC.iter().any(|allowed| clean == Path::new(allowed)) {
-        return Err(refused(given, "mounts below /proc are refused, except over files such as /proc/meminfo"));
+    if below_proc
+        && !MOUNTABLE_BELOW_PROC
+            .iter()
+            .any(|allowed| clean == Path::new(allowed))
+    {
+        return Err(refused(
+            given,
+            "mounts below /proc are refused, except over files such as /proc/meminfo",
+        ));
     }
     if clean == Path::new("/proc") && mount.typ().as_deref() != Some("proc") {
-        return Err(refused(given, "only a mount of type proc may stand at /proc"));
+        return Err(refused(
+            given,
+            "only a mount of type proc may stand at /proc",
+        ));
     }
     Ok(clean)
 }
@@ -137,17 +152,41 @@ fn bind(
 ) -> Result<(Step, Step), StepError> {
     let source = mount.source().clone().unwrap_or_default();
     if !source.is_absolute() {
-        return Err(refused(&destination, "the source of a bind mount must be an absolute path"));
+        return Err(refused(
+            &destination,
+            "the source of a bind mount must be an absolute path",
+        ));
     }
     if let Some((key, _)) = options.data.first() {
-        return Err(refused(&destination, format!("a bind mount has no option `{key}`")));
+        return Err(refused(
+            &destination,
+            format!("a bind mount has no option `{key}`"),
+        ));
     }
-    let Options { flags, propagation, .. } = options;
-    let open = Step::OpenBind { slot, source, recursive: recursion == Recursion::Tree };
-    Ok((open, Step::AttachBind(Bind { slot, destination, flags, propagation })))
+    let Options {
+        flags, propagation, ..
+    } = options;
+    let open = Step::OpenBind {
+        slot,
+        source,
+        recursive: recursion == Recursion::Tree,
+    };
+    Ok((
+        open,
+        Step::AttachBind(Bind {
+            slot,
+            destination,
+            flags,
+            propagation,
+        }),
+    ))
 }
 
-fn cgroup(destination: PathBuf, options: Options, hierarchies: Option<&[String]>) -> Result<Step, StepError> {
+fn cgroup(
+    destination: PathBuf,
+    options: Options,
+    hierarchies: Option<&[String]>,
+) -> Result<Step, StepError> {
     let Some(hierarchies) = hierarchies else {
         return Err(refused(
             &destination,
@@ -156,24 +195,45 @@ fn cgroup(destination: PathBuf, options: Options, hierarchies: Option<&[String]>
     };
     let mut flags = options.flags;
     if flags.set & libc::MOUNT_ATTR_RDONLY == 0 {
-        return Err(refused(&destination, "a writable cgroup mount is not supported; add the option `ro`"));
+        return Err(refused(
+            &destination,
+            "a writable cgroup mount is not supported; add the option `ro`",
+        ));
     }
     flags.set |= libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
-    Ok(Step::MountCgroup { destination, flags, hierarchies: hierarchies.to_vec() })
+    Ok(Step::MountCgroup {
+        destination,
+        flags,
+        hierarchies: hierarchies.to_vec(),
+    })
 }
 
 fn filesystem(kind: &str, destination: PathBuf, options: Options) -> Result<Step, StepError> {
-    let Options { flags, propagation, data, .. } = options;
+    let Options {
+        flags,
+        propagation,
+        data,
+        ..
+    } = options;
     let real_directory = matches!(kind, "proc" | "sysfs");
     let kind = kind.to_owned();
-    Ok(Step::Mount(Filesystem { kind, destination, real_directory, flags, data, propagation }))
+    Ok(Step::Mount(Filesystem {
+        kind,
+        destination,
+        real_directory,
+        flags,
+        data,
+        propagation,
+    }))
 }
 
 impl Options {
     fn parse(options: &[String], subject: &Path) -> Result<Options, StepError> {
         let mut parsed = Options::default();
         for option in options {
-            parsed.add(option).map_err(|cause| refused(subject, cause))?;
+            parsed
+                .add(option)
+                .map_err(|cause| refused(subject, cause))?;
         }
         Ok(parsed)
     }
@@ -185,12 +245,15 @@ impl Options {
             "private" | "rprivate" => self.propagation = Propagation::Private,
             "slave" | "rslave" => self.propagation = Propagation::Slave,
             "unbindable" | "runbindable" => self.propagation = Propagation::Unbindable,
-            "shared" | "rshared" => return Err("shared propagation would reach back to the host; use slave".into()),
+            "shared" | "rshared" => {
+                return Err("shared propagation would reach back to the host; use slave".into());
+            }
             "defaults" | "async" | "nolazytime" | "nomand" | "loud" | "silent" => {}
-            "idmap" | "ridmap" | "tmpcopyup" | "copy-symlink" | "src-nofollow" | "dest-nofollow" | "remount"
-            | "rro" | "rrw" | "rnosuid" | "rsuid" | "rnodev" | "rdev" | "rnoexec" | "rexec" | "rnosymfollow"
-            | "rsymfollow" | "rnoatime" | "ratime" | "rrelatime" | "rnorelatime" | "rstrictatime"
-            | "rnostrictatime" | "rnodiratime" | "rdiratime" => {
+            "idmap" | "ridmap" | "tmpcopyup" | "copy-symlink" | "src-nofollow"
+            | "dest-nofollow" | "remount" | "rro" | "rrw" | "rnosuid" | "rsuid" | "rnodev"
+            | "rdev" | "rnoexec" | "rexec" | "rnosymfollow" | "rsymfollow" | "rnoatime"
+            | "ratime" | "rrelatime" | "rnorelatime" | "rstrictatime" | "rnostrictatime"
+            | "rnodiratime" | "rdiratime" => {
                 return Err(format!("the mount option `{option}` is not supported"));
             }
             other => match flag(other) {
@@ -209,8 +272,9 @@ impl Options {
 /// the kernel refuses half of it.
 fn flag(option: &str) -> Option<(u64, u64)> {
     use libc::{
-        MOUNT_ATTR__ATIME as ATIME, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC,
-        MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY, MOUNT_ATTR_STRICTATIME,
+        MOUNT_ATTR__ATIME as ATIME, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME,
+        MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY,
+        MOUNT_ATTR_STRICTATIME,
     };
     Some(match option {
         "ro" => (MOUNT_ATTR_RDONLY, 0),
@@ -255,7 +319,11 @@ impl fmt::Display for MountFlags {
             (libc::MOUNT_ATTR_NOATIME, "noatime"),
             (libc::MOUNT_ATTR_STRICTATIME, "strictatime"),
         ];
-        let mut names: Vec<&str> = on.iter().filter(|(bit, _)| self.set & bit != 0).map(|(_, name)| *name).collect();
+        let mut names: Vec<&str> = on
+            .iter()
+            .filter(|(bit, _)| self.set & bit != 0)
+            .map(|(_, name)| *name)
+            .collect();
         if self.set & libc::MOUNT_ATTR_RDONLY == 0 {
             names.insert(0, "rw");
         }
@@ -297,12 +365,16 @@ mod tests {
         mount.set_destination(destination.into());
         mount.set_typ(Some(kind.into()));
         mount.set_source(Some("/source".into()));
-        mount.set_options(Some(options.iter().map(|option| (*option).to_owned()).collect()));
+        mount.set_options(Some(
+            options.iter().map(|option| (*option).to_owned()).collect(),
+        ));
         mount
     }
 
     fn refusal(destination: &str, kind: &str, options: &[&str]) -> String {
-        steps(&[mount(destination, kind, options)], None).unwrap_err().to_string()
+        steps(&[mount(destination, kind, options)], None)
+            .unwrap_err()
+            .to_string()
     }
 
     #[test]
@@ -318,7 +390,10 @@ mod tests {
     #[test]
     fn what_is_not_supported_is_refused_by_name() {
         for option in ["idmap", "rro", "tmpcopyup", "shared", "remount"] {
-            assert!(refusal("/x", "tmpfs", &[option]).contains(option), "{option}");
+            assert!(
+                refusal("/x", "tmpfs", &[option]).contains(option),
+                "{option}"
+            );
         }
         assert!(refusal("/x", "nfs", &[]).contains("`nfs`"));
         assert!(refusal("/x", "bind", &["bind", "size=4"]).contains("`size`"));

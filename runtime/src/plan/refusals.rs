@@ -10,7 +10,11 @@ pub(super) fn check(spec: &Spec) -> Result<(), StepError> {
     if spec.hooks().as_ref().is_some_and(has_hooks) {
         return Err(unsupported("hooks"));
     }
-    if spec.vm().is_some() || spec.windows().is_some() || spec.solaris().is_some() || spec.zos().is_some() {
+    if spec.vm().is_some()
+        || spec.windows().is_some()
+        || spec.solaris().is_some()
+        || spec.zos().is_some()
+    {
         return Err(unsupported("a platform other than Linux"));
     }
     if let Some(name) = spec.process().as_ref().and_then(in_process) {
@@ -19,7 +23,9 @@ pub(super) fn check(spec: &Spec) -> Result<(), StepError> {
     if let Some(name) = spec.linux().as_ref().and_then(in_linux) {
         return Err(unsupported(name));
     }
-    let mapped = |mount: &oci_spec::runtime::Mount| mount.uid_mappings().is_some() || mount.gid_mappings().is_some();
+    let mapped = |mount: &oci_spec::runtime::Mount| {
+        mount.uid_mappings().is_some() || mount.gid_mappings().is_some()
+    };
     if spec.mounts().iter().flatten().any(mapped) {
         return Err(unsupported("an id-mapped mount"));
     }
@@ -27,7 +33,11 @@ pub(super) fn check(spec: &Spec) -> Result<(), StepError> {
 }
 
 fn unsupported(name: &str) -> StepError {
-    StepError::refused("plan", name, "not supported by this runtime; remove it from the spec")
+    StepError::refused(
+        "plan",
+        name,
+        "not supported by this runtime; remove it from the spec",
+    )
 }
 
 /// Any 1.x.y, with or without `-dev`: the OCI text promises that 1.x stays compatible.
@@ -38,7 +48,11 @@ fn version(version: &str) -> Result<(), StepError> {
     if numbers.len() == 3 && numbers.iter().all(numeric) && numbers[0] == "1" {
         return Ok(());
     }
-    Err(StepError::refused("plan", format!("ociVersion `{version}`"), "only versions 1.x.y are known"))
+    Err(StepError::refused(
+        "plan",
+        format!("ociVersion `{version}`"),
+        "only versions 1.x.y are known",
+    ))
 }
 
 #[allow(deprecated)] // prestart is deprecated in the spec and still may be given.
@@ -51,7 +65,9 @@ fn has_hooks(hooks: &Hooks) -> bool {
         hooks.poststart(),
         hooks.poststop(),
     ];
-    lists.iter().any(|list| list.as_ref().is_some_and(|hooks| !hooks.is_empty()))
+    lists
+        .iter()
+        .any(|list| list.as_ref().is_some_and(|hooks| !hooks.is_empty()))
 }
 
 fn in_process(process: &Process) -> Option<&'static str> {
@@ -62,26 +78,60 @@ fn in_process(process: &Process) -> Option<&'static str> {
         (given(process.selinux_label()), "process.selinuxLabel"),
         (process.io_priority().is_some(), "process.ioPriority"),
         (process.scheduler().is_some(), "process.scheduler"),
-        (process.exec_cpu_affinity().is_some(), "process.execCPUAffinity"),
+        (
+            process.exec_cpu_affinity().is_some(),
+            "process.execCPUAffinity",
+        ),
         (given(process.command_line()), "process.commandLine"),
     ];
-    asked.into_iter().find_map(|(asked, name)| asked.then_some(name))
+    asked
+        .into_iter()
+        .find_map(|(asked, name)| asked.then_some(name))
 }
 
 fn in_linux(linux: &Linux) -> Option<&'static str> {
     let given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
     let asked = [
-        (linux.uid_mappings().as_ref().is_some_and(|all| !all.is_empty()), "linux.uidMappings"),
-        (linux.gid_mappings().as_ref().is_some_and(|all| !all.is_empty()), "linux.gidMappings"),
-        (linux.sysctl().as_ref().is_some_and(|all| !all.is_empty()), "linux.sysctl"),
-        (linux.net_devices().as_ref().is_some_and(|all| !all.is_empty()), "linux.netDevices"),
-        (linux.time_offsets().as_ref().is_some_and(|all| !all.is_empty()), "linux.timeOffsets"),
+        (
+            linux
+                .uid_mappings()
+                .as_ref()
+                .is_some_and(|all| !all.is_empty()),
+            "linux.uidMappings",
+        ),
+        (
+            linux
+                .gid_mappings()
+                .as_ref()
+                .is_some_and(|all| !all.is_empty()),
+            "linux.gidMappings",
+        ),
+        (
+            linux.sysctl().as_ref().is_some_and(|all| !all.is_empty()),
+            "linux.sysctl",
+        ),
+        (
+            linux
+                .net_devices()
+                .as_ref()
+                .is_some_and(|all| !all.is_empty()),
+            "linux.netDevices",
+        ),
+        (
+            linux
+                .time_offsets()
+                .as_ref()
+                .is_some_and(|all| !all.is_empty()),
+            "linux.timeOffsets",
+        ),
         (given(linux.mount_label()), "linux.mountLabel"),
         (linux.intel_rdt().is_some(), "linux.intelRdt"),
         (linux.memory_policy().is_some(), "linux.memoryPolicy"),
         (linux.personality().is_some(), "linux.personality"),
     ];
-    asked.into_iter().find_map(|(asked, name)| asked.then_some(name))
+    asked
+        .into_iter()
+        .find_map(|(asked, name)| asked.then_some(name))
 }
 
 #[cfg(test)]
@@ -93,7 +143,9 @@ mod tests {
         for good in ["1.0.0", "1.3.0", "1.2.1-dev", "1.9.0+dev"] {
             assert!(version(good).is_ok(), "{good}");
         }
-        for bad in ["", "1", "1.0", "2.0.0", "0.9.0", "1.x.0", "1.0.0.0", "v1.0.0"] {
+        for bad in [
+            "", "1", "1.0", "2.0.0", "0.9.0", "1.x.0", "1.0.0.0", "v1.0.0",
+        ] {
             assert!(version(bad).is_err(), "{bad}");
         }
     }

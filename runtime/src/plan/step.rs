@@ -240,7 +240,11 @@ pub struct Environment(pub Vec<String>);
 impl Environment {
     /// The names, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|entry| entry.split_once('=').map_or(entry.as_str(), |(name, _)| name))
+        self.0.iter().map(|entry| {
+            entry
+                .split_once('=')
+                .map_or(entry.as_str(), |(name, _)| name)
+        })
     }
 }
 

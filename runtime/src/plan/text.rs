@@ -49,16 +49,33 @@ impl fmt::Display for Step {
             Step::LoopbackUp => write!(f, "loopback up"),
             Step::Hostname(name) => write!(f, "hostname {name}"),
             Step::Domainname(name) => write!(f, "domainname {name}"),
-            Step::OpenBind { slot, source, recursive } => {
-                write!(f, "open {}#{slot} {}", if *recursive { "tree " } else { "" }, source.display())
+            Step::OpenBind {
+                slot,
+                source,
+                recursive,
+            } => {
+                write!(
+                    f,
+                    "open {}#{slot} {}",
+                    if *recursive { "tree " } else { "" },
+                    source.display()
+                )
             }
             Step::OpenNull => write!(f, "open host null"),
             Step::IsolateMounts => write!(f, "isolate mounts"),
             Step::PivotRoot { propagation } => write!(f, "pivot root, {propagation}"),
             Step::ClearUmask => write!(f, "umask 000"),
             Step::Mount(filesystem) => write!(f, "{filesystem}"),
-            Step::MountCgroup { destination, flags, hierarchies } => {
-                let kind = if hierarchies.is_empty() { "cgroup2".to_owned() } else { hierarchies.join(" ") };
+            Step::MountCgroup {
+                destination,
+                flags,
+                hierarchies,
+            } => {
+                let kind = if hierarchies.is_empty() {
+                    "cgroup2".to_owned()
+                } else {
+                    hierarchies.join(" ")
+                };
                 write!(f, "mount cgroup {} {flags} [{kind}]", destination.display())
             }
             Step::AttachBind(bind) => write!(f, "{bind}"),
@@ -75,7 +92,13 @@ impl fmt::Display for Step {
 /// The steps that change the process rather than the file systems.
 fn fmt_process(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match step {
-        Step::Rlimit(limit) => write!(f, "{} {} {}", limit.name, amount(limit.soft), amount(limit.hard)),
+        Step::Rlimit(limit) => write!(
+            f,
+            "{} {} {}",
+            limit.name,
+            amount(limit.soft),
+            amount(limit.hard)
+        ),
         Step::WorkingDirectory(path) => write!(f, "working directory {}", path.display()),
         Step::Home { uid } => write!(f, "home of {uid}"),
         Step::BoundCapabilities(names) => write!(f, "bounding {}", list(names)),
@@ -84,8 +107,18 @@ fn fmt_process(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Step::FindProgram { name, path } => write!(f, "find {name} in {path}"),
         Step::NoNewPrivileges => write!(f, "no new privileges"),
         Step::Capabilities(sets) => {
-            write!(f, "effective {}, permitted {}", list(&sets.effective), list(&sets.permitted))?;
-            write!(f, ", inheritable {}, ambient {}", list(&sets.inheritable), list(&sets.ambient))
+            write!(
+                f,
+                "effective {}, permitted {}",
+                list(&sets.effective),
+                list(&sets.permitted)
+            )?;
+            write!(
+                f,
+                ", inheritable {}, ambient {}",
+                list(&sets.inheritable),
+                list(&sets.ambient)
+            )
         }
         Step::Seccomp(filter) => write!(f, "seccomp filter, flags {:#x}", filter.flags),
         Step::AwaitStart => write!(f, "await start"),
@@ -98,12 +131,23 @@ fn fmt_process(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 }
 
 fn list(names: &[String]) -> String {
-    let short: Vec<&str> = names.iter().map(|name| name.strip_prefix("CAP_").unwrap_or(name)).collect();
-    if short.is_empty() { "none".to_owned() } else { short.join(" ") }
+    let short: Vec<&str> = names
+        .iter()
+        .map(|name| name.strip_prefix("CAP_").unwrap_or(name))
+        .collect();
+    if short.is_empty() {
+        "none".to_owned()
+    } else {
+        short.join(" ")
+    }
 }
 
 fn amount(limit: u64) -> String {
-    if limit == u64::MAX { "unlimited".to_owned() } else { limit.to_string() }
+    if limit == u64::MAX {
+        "unlimited".to_owned()
+    } else {
+        limit.to_string()
+    }
 }
 
 impl fmt::Display for Propagation {
@@ -118,20 +162,38 @@ impl fmt::Display for Propagation {
 
 impl fmt::Display for Filesystem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "mount {} {} {} {}", self.kind, self.destination.display(), self.flags, self.propagation)?;
+        write!(
+            f,
+            "mount {} {} {} {}",
+            self.kind,
+            self.destination.display(),
+            self.flags,
+            self.propagation
+        )?;
         for (key, value) in &self.data {
             match value {
                 Some(value) => write!(f, " {key}={value}")?,
                 None => write!(f, " {key}")?,
             }
         }
-        if self.real_directory { write!(f, ", no symlink") } else { Ok(()) }
+        if self.real_directory {
+            write!(f, ", no symlink")
+        } else {
+            Ok(())
+        }
     }
 }
 
 impl fmt::Display for Bind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "attach #{} {} {} {}", self.slot, self.destination.display(), self.flags, self.propagation)
+        write!(
+            f,
+            "attach #{} {} {} {}",
+            self.slot,
+            self.destination.display(),
+            self.flags,
+            self.propagation
+        )
     }
 }
 
@@ -142,7 +204,18 @@ impl fmt::Display for DeviceNode {
             DeviceKind::Block => "b",
             DeviceKind::Fifo => "p",
         };
-        let DeviceNode { major, minor, mode, uid, gid, .. } = self;
-        write!(f, "device {} {kind} {major}:{minor} {mode:04o} {uid}:{gid}", self.path.display())
+        let DeviceNode {
+            major,
+            minor,
+            mode,
+            uid,
+            gid,
+            ..
+        } = self;
+        write!(
+            f,
+            "device {} {kind} {major}:{minor} {mode:04o} {uid}:{gid}",
+            self.path.display()
+        )
     }
 }

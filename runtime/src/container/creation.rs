@@ -1,0 +1,223 @@
+//! Starting a monitor: the runtime binary, executed from a clone that nobody can write to.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use longshore_sys::{MountAttributes, mount_setattr};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::mount::{OpenTreeFlags, open_tree};
+
+use super::{Container, Launch, State};
+use crate::StepError;
+use crate::error::Context;
+use crate::plan::{HostFacts, Plan};
+use crate::record::{Phase, RunDirectory, VERSION};
+use crate::wire::{self, Descriptors, Request};
+
+/// How long a creation may take, slow disks and busy cgroup hierarchies included.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The runtime binary, opened once.
+#[derive(Debug)]
+pub struct Runtime {
+    /// The binary in a read-only mount that is attached nowhere: a container that reaches it through
+    /// /proc/PID/exe cannot write to it (CVE-2019-5736), and it needs no copy.
+    binary: OwnedFd,
+    host: HostFacts,
+}
+
+impl Runtime {
+    /// Opens the `longshore-runtime` binary.
+    pub fn open(binary: &Path) -> Result<Runtime, StepError> {
+        let step = "open runtime binary";
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let clone = open_tree(CWD, binary, flags).context(step, binary.display())?;
+        let stat = rustix::fs::fstat(&clone).context(step, binary.display())?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
+            || stat.st_mode & 0o111 == 0
+        {
+            return Err(StepError::refused(
+                step,
+                binary.display(),
+                "it is not an executable file",
+            ));
+        }
+        let propagation = rustix::mount::MountPropagationFlags::PRIVATE.bits().into();
+        let sealed = MountAttributes {
+            set: libc::MOUNT_ATTR_RDONLY,
+            clear: 0,
+            propagation,
+        };
+        mount_setattr(clone.as_fd(), sealed, false).context(step, binary.display())?;
+        Ok(Runtime {
+            binary: clone,
+            host: HostFacts::read()?,
+        })
+    }
+
+    /// Starts a monitor, which makes the container up to the point before execve. If one of this id is there
+    /// already that came to the end of its creation, it is returned, whatever it did since; a half-made one is
+    /// removed first. On error nothing is left.
+    pub fn create(&self, launch: Launch<'_>) -> Result<Container, StepError> {
+        check_id(launch.id)?;
+        let plan = Plan::of(launch.spec, &self.host)?;
+        let container = Container {
+            run_dir: launch.run_dir.to_owned(),
+        };
+        if exists_whole(&container)? {
+            return Ok(container);
+        }
+        container.delete()?;
+        make_directory(launch.run_dir)?;
+        match self.launch(launch, plan) {
+            Ok(()) => Ok(container),
+            Err(error) => {
+                // The monitor has undone what it could; this also undoes what a dead one left.
+                let undone = container.delete();
+                Err(undone.map_or_else(
+                    |left| StepError {
+                        cause: format!("{}; then {left}", error.cause),
+                        ..error.clone()
+                    },
+                    |()| error.clone(),
+                ))
+            }
+        }
+    }
+
+    fn launch(&self, launch: Launch<'_>, plan: Plan) -> Result<(), StepError> {
+        let made_logs = make_directory(launch.log_dir)?;
+        let descriptors = Descriptors {
+            root: launch.root,
+            run_dir: open_directory(launch.run_dir)?,
+            log_dir: open_directory(launch.log_dir)?,
+        };
+        let request = Request {
+            version: VERSION,
+            id: launch.id.into(),
+            monitor_cgroup: launch.monitor_cgroup.into(),
+            plan,
+        };
+        let outcome = self.ask_monitor(&request, &descriptors);
+        if outcome.is_err() && made_logs {
+            // Only an empty one goes: a log that says why it failed stays.
+            rustix::fs::rmdir(launch.log_dir).ok();
+        }
+        outcome
+    }
+
+    fn ask_monitor(&self, request: &Request, descriptors: &Descriptors) -> Result<(), StepError> {
+        let (mut ours, theirs) = UnixStream::pair().context("make", "socket pair")?;
+        ours.set_read_timeout(Some(PATIENCE))
+            .context("set", "read timeout")?;
+        ours.set_write_timeout(Some(PATIENCE))
+            .context("set", "write timeout")?;
+        self.spawn(theirs)?;
+        wire::send_request(&mut ours, request, descriptors)?;
+        wire::receive_outcome(&mut ours)?
+    }
+
+    /// posix_spawn(3) of the binary. The process that is spawned forks the monitor and ends at once, so the
+    /// caller has nothing to reap later, however long the monitor lives.
+    fn spawn(&self, request: UnixStream) -> Result<(), StepError> {
+        let status = Command::new(format!("/proc/self/fd/{}", self.binary.as_raw_fd()))
+            .arg0("longshore-runtime")
+            .arg("monitor")
+            .env_clear()
+            .stdin(OwnedFd::from(request))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .context("start", "monitor")?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(StepError::refused(
+            "start",
+            "monitor",
+            format!("it ended at once with {status}"),
+        ))
+    }
+}
+
+/// Whether a container that was made to the end is there. One that never ran and has lost its monitor
+/// counts as half-made: its init has ended too, and nobody has seen it do anything.
+fn exists_whole(container: &Container) -> Result<bool, StepError> {
+    let Some(run) = RunDirectory::open(&container.run_dir)? else {
+        return Ok(false);
+    };
+    Ok(match container.state()? {
+        State::Creating => false,
+        State::MonitorLost => run
+            .state()?
+            .is_some_and(|state| state.phase == Phase::Running),
+        State::Created { .. } | State::Running { .. } | State::Stopped(_) => true,
+    })
+}
+
+/// The OCI text leaves the characters open; these are the ones that are safe in a path and on a screen.
+fn check_id(id: &str) -> Result<(), StepError> {
+    let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte);
+    let good = !id.is_empty() && id.len() <= 255 && !id.starts_with('.') && id.bytes().all(safe);
+    if good {
+        return Ok(());
+    }
+    Err(StepError::refused(
+        "create",
+        format!("{id:?}"),
+        "an id is 1 to 255 of A-Z a-z 0-9 _ + - . and begins with no dot",
+    ))
+}
+
+/// Makes it and its parents, 0700; whether this call did.
+fn make_directory(path: &Path) -> Result<bool, StepError> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.mode(0o700);
+    if let Some(parent) = path.parent() {
+        builder
+            .recursive(true)
+            .create(parent)
+            .context("make directory", parent.display())?;
+    }
+    match builder.recursive(false).create(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(StepError::io("make directory", path.display(), error)),
+    }
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, StepError> {
+    rustix::fs::open(
+        path,
+        OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .context("open directory", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_id;
+
+    #[test]
+    fn ids_cannot_be_paths() {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a\0",
+            "a b",
+            ".hidden",
+            &"x".repeat(256),
+        ] {
+            assert!(check_id(bad).is_err(), "{bad:?}");
+        }
+        assert!(check_id("task-1_web.2+x").is_ok());
+    }
+}

@@ -1,0 +1,78 @@
+//! The monitor: a container's parent, one small process each, which outlives the agent.
+//!
+//! ```text
+//!   agent ──spawn──▶ longshore-runtime monitor ──fork──▶ monitor ──clone3──▶ init = the container
+//!     │                     (ends at once)                  │
+//!     │ ── request, descriptors (stdin) ──────────────────▶ │ lock, record, cgroup, pipes, clone3
+//!     │ ◀──────────────────────────────────────── outcome ─ │
+//!     │ ── start, subscribe (monitor.sock) ───────────────▶ │ one poll loop: logs, clients, pidfd
+//! ```
+//! It ends once the exit record is written and the last log line stored: whoever asks later reads files.
+//! It blocks every signal it can, so that neither a terminal nor a shutdown of the agent ends it.
+//! Deliberately absent: threads, timers, the network, and any decision about the container.
+
+mod birth;
+mod clients;
+mod clock;
+mod log;
+mod serve;
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+
+use longshore_sys::{Forked, clone3, exit_now};
+use nix::sys::signal::SigSet;
+use rustix::fs::{Mode, OFlags};
+
+use crate::StepError;
+use crate::cgroup::Hierarchy;
+use crate::error::Context;
+use crate::record::RunDirectory;
+use crate::wire;
+
+/// Runs the role: the request is on standard input.
+pub fn run() -> ExitCode {
+    match clone3(&[], None) {
+        // Whoever spawned this process has nothing more to wait for; the child becomes init's.
+        Ok(Forked::Parent { .. }) => ExitCode::SUCCESS,
+        Ok(Forked::Child) => exit_now(i32::from(monitor().is_err())),
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn monitor() -> Result<(), StepError> {
+    let mut requester = settle_in()?;
+    let (request, descriptors) = wire::receive_request(&mut requester)?;
+    let run = RunDirectory::from_fd(descriptors.run_dir, &request.id);
+    let born = enter_cgroup(&request.monitor_cgroup)
+        .and_then(|()| run.lock_as_monitor())
+        .and_then(|lock| birth::create(&request, &run, descriptors.root, lock));
+    let outcome = born.as_ref().map(|_| ()).map_err(StepError::clone);
+    // The requester may be gone. Its successor finds this container by its run directory.
+    let told = wire::send_outcome(&mut requester, &outcome);
+    drop((told, requester));
+    serve::serve(born?, run, descriptors.log_dir)
+}
+
+/// A session of its own, no signal that ends it, nothing held open but the request.
+fn settle_in() -> Result<UnixStream, StepError> {
+    SigSet::all().thread_block().context("block", "signals")?;
+    rustix::process::setsid().context("start", "session")?;
+    rustix::process::chdir(c"/").context("change directory", "/")?;
+    rustix::process::umask(Mode::from_raw_mode(0o077));
+    let request = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
+        .context("duplicate", "standard input")?;
+    rustix::stdio::dup2_stdin(null()?).context("set", "standard input")?;
+    Ok(UnixStream::from(request))
+}
+
+fn null() -> Result<OwnedFd, StepError> {
+    rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .context("open", "/dev/null")
+}
+
+/// Before anything is allocated for the container: its limits are not the monitor's, nor its OOM.
+fn enter_cgroup(path: &str) -> Result<(), StepError> {
+    Hierarchy::of_host()?.group(path)?.add(std::process::id())
+}

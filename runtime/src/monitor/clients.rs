@@ -1,0 +1,90 @@
+//! The connections to `monitor.sock`: one line of JSON in, one out.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use crate::StepError;
+use crate::record::VERSION;
+use crate::wire::{Answer, Call, LINE_MAX, Verb};
+
+/// More than any agent opens; one more is turned away.
+const CLIENTS_MAX: usize = 64;
+
+/// Somebody who connected.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) stream: UnixStream,
+    heard: Vec<u8>,
+    /// Waits for the outcome of execve.
+    pub(super) awaits_start: bool,
+}
+
+/// What became of a client that had something to say.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// Not a whole line yet.
+    Nothing,
+    /// A call.
+    Call(Verb),
+    /// It is gone, or talks nonsense.
+    Hangup,
+}
+
+/// Takes in whoever is at the door.
+pub(super) fn accept(listener: &UnixListener, clients: &mut Vec<Client>) {
+    // Any error means that nobody is left to take in now; poll tells when there is.
+    while let Ok((stream, _)) = listener.accept() {
+        if clients.len() < CLIENTS_MAX && stream.set_nonblocking(true).is_ok() {
+            clients.push(Client {
+                stream,
+                heard: Vec::new(),
+                awaits_start: false,
+            });
+        }
+    }
+}
+
+impl Client {
+    pub(super) fn hear(&mut self) -> Heard {
+        let mut bytes = [0; 512];
+        match self.stream.read(&mut bytes) {
+            Ok(0) => return Heard::Hangup,
+            Ok(length) => self.heard.extend_from_slice(&bytes[..length]),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                return Heard::Nothing;
+            }
+            Err(_) => return Heard::Hangup,
+        }
+        let Some(newline) = self.heard.iter().position(|byte| *byte == b'\n') else {
+            return if self.heard.len() > LINE_MAX {
+                Heard::Hangup
+            } else {
+                Heard::Nothing
+            };
+        };
+        let line: Vec<u8> = self.heard.drain(..=newline).collect();
+        match serde_json::from_slice::<Call>(&line) {
+            Ok(call) if call.version == VERSION => Heard::Call(call.verb),
+            Ok(call) => {
+                let cause = format!("version {} of the protocol is not {VERSION}", call.version);
+                self.answer(Some(StepError::refused("call", "monitor", cause)));
+                Heard::Hangup
+            }
+            Err(_) => Heard::Hangup,
+        }
+    }
+
+    /// One line into an empty socket is taken whole; a client that is gone needs none.
+    pub(super) fn answer(&mut self, error: Option<StepError>) {
+        let Ok(mut line) = serde_json::to_vec(&Answer {
+            version: VERSION,
+            error,
+        }) else {
+            return;
+        };
+        line.push(b'\n');
+        drop(self.stream.write_all(&line));
+    }
+}

@@ -1,0 +1,315 @@
+//! The monitor's one loop: init, its output, its clients, until the exit record is written.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, SystemTime};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+
+use super::birth::Born;
+use super::clients::{Client, Heard, accept};
+use super::clock;
+use super::log::{Lines, LogFiles};
+use crate::StepError;
+use crate::cgroup::Group;
+use crate::container::ExitRecord;
+use crate::error::Context;
+use crate::init::{FromInit, Talk, ToInit, explain};
+use crate::record::{Phase, RunDirectory, StateRecord, VERSION};
+use crate::wire::Verb;
+
+const READ_SIZE: usize = 64 << 10;
+/// What a full pipe holds at most, many times over: the end of what is read once the container has ended.
+const DRAIN_MAX: usize = 4 << 20;
+/// How long processes that outlive the first one may take to die.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// How often a refused exit record is tried again, once a second, before the monitor gives up.
+const EXIT_ATTEMPTS: u32 = 600;
+
+/// Serves a container until its end.
+pub(super) fn serve(born: Born, run: RunDirectory, log_dir: OwnedFd) -> Result<(), StepError> {
+    let Born {
+        state,
+        entrypoint,
+        group,
+        init,
+        listener,
+        _lock,
+    } = born;
+    let service = Service {
+        state,
+        entrypoint,
+        run,
+        group,
+        pidfd: init.pidfd,
+        talk: Some(init.talk),
+        output: [
+            Output::new(init.stdout, "stdout")?,
+            Output::new(init.stderr, "stderr")?,
+        ],
+        log: LogFiles::new(log_dir),
+        listener,
+        clients: Vec::new(),
+        start: Start::Waiting,
+    };
+    service.run()
+}
+
+/// How far the program's start has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Start {
+    Waiting,
+    /// Init was told.
+    Ordered,
+    /// execve has succeeded.
+    Done,
+    Failed(StepError),
+}
+
+struct Service {
+    state: StateRecord,
+    entrypoint: String,
+    run: RunDirectory,
+    group: Group,
+    pidfd: OwnedFd,
+    /// None once init has closed its end.
+    talk: Option<Talk>,
+    output: [Output; 2],
+    log: LogFiles,
+    listener: UnixListener,
+    clients: Vec<Client>,
+    start: Start,
+}
+
+/// One of the two pipes.
+struct Output {
+    /// None at end of file.
+    pipe: Option<OwnedFd>,
+    lines: Lines,
+}
+
+/// What poll said.
+struct Ready {
+    ended: bool,
+    talk: bool,
+    output: [bool; 2],
+    door: bool,
+    clients: Vec<bool>,
+}
+
+impl Service {
+    fn run(mut self) -> Result<(), StepError> {
+        loop {
+            let ready = self.poll().context("poll", &self.state.id)?;
+            for (output, ready) in self.output.iter_mut().zip(ready.output) {
+                if ready {
+                    output.read(&mut self.log);
+                }
+            }
+            // Before the end is handled: a program that ended at once has still been started.
+            if ready.talk || ready.ended {
+                self.hear_init();
+            }
+            if ready.ended {
+                return self.finish();
+            }
+            self.hear_clients(&ready.clients);
+            if ready.door {
+                accept(&self.listener, &mut self.clients);
+            }
+        }
+    }
+
+    fn poll(&self) -> Result<Ready, Errno> {
+        let mut fds = vec![
+            PollFd::new(&self.pidfd, PollFlags::IN),
+            PollFd::new(&self.listener, PollFlags::IN),
+        ];
+        fds.extend(
+            self.talk
+                .iter()
+                .map(|talk| PollFd::new(talk, PollFlags::IN)),
+        );
+        let pipes = self.output.iter().filter_map(|output| output.pipe.as_ref());
+        fds.extend(pipes.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        fds.extend(
+            self.clients
+                .iter()
+                .map(|client| PollFd::new(&client.stream, PollFlags::IN)),
+        );
+        rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
+        let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+        let mut next = |present: bool| present && ready.next().unwrap_or(false);
+        Ok(Ready {
+            ended: next(true),
+            door: next(true),
+            talk: next(self.talk.is_some()),
+            output: [
+                next(self.output[0].pipe.is_some()),
+                next(self.output[1].pipe.is_some()),
+            ],
+            clients: self.clients.iter().map(|_| next(true)).collect(),
+        })
+    }
+
+    fn hear_init(&mut self) {
+        let Some(talk) = &self.talk else { return };
+        self.start = match (talk.receive::<FromInit>(), &self.start) {
+            (Ok(Some(FromInit::NotExecuted(code))), _) => {
+                Start::Failed(explain(&self.entrypoint, Errno::from_raw_os_error(code)))
+            }
+            (Ok(Some(FromInit::Failed(error))), _) => Start::Failed(error),
+            // The socket is close-on-exec. (An init killed in the microseconds before execve looks the same.)
+            (Ok(None), Start::Ordered) => Start::Done,
+            (Ok(None), Start::Waiting) => {
+                Start::Failed(self.gone("it ended before it was started; delete it"))
+            }
+            (Ok(None), other) => other.clone(),
+            (Ok(Some(FromInit::Ready)), other) => other.clone(),
+            (Err(errno), _) => Start::Failed(StepError::io("hear from", "init", errno)),
+        };
+        self.talk = None;
+        self.answer_starters();
+    }
+
+    fn gone(&self, cause: &str) -> StepError {
+        StepError::refused("start", &self.state.id, cause)
+    }
+
+    fn hear_clients(&mut self, ready: &[bool]) {
+        for index in (0..ready.len()).rev().filter(|index| ready[*index]) {
+            match self.clients[index].hear() {
+                Heard::Nothing => {}
+                Heard::Hangup => drop(self.clients.swap_remove(index)),
+                Heard::Call(Verb::Subscribe) => self.clients[index].answer(None),
+                Heard::Call(Verb::Start) => {
+                    self.clients[index].awaits_start = true;
+                    self.order_start();
+                    self.answer_starters();
+                }
+            }
+        }
+    }
+
+    /// Recorded before init is told: if the monitor dies in between, the container counts as one that ran.
+    fn order_start(&mut self) {
+        if self.start != Start::Waiting {
+            return;
+        }
+        let recorded = self.run.write_state(&StateRecord {
+            phase: Phase::Running,
+            ..self.state.clone()
+        });
+        let told = recorded.and_then(|()| match &self.talk {
+            Some(talk) => talk.send(&ToInit::Start).context("start", &self.state.id),
+            None => Err(self.gone("it has ended")),
+        });
+        match told {
+            Ok(()) => self.start = Start::Ordered,
+            // Init still waits: whoever asked may ask again.
+            Err(error) => self.answer_all(Some(&error)),
+        }
+    }
+
+    fn answer_starters(&mut self) {
+        match self.start.clone() {
+            Start::Waiting | Start::Ordered => {}
+            Start::Done => self.answer_all(None),
+            Start::Failed(error) => self.answer_all(Some(&error)),
+        }
+    }
+
+    fn answer_all(&mut self, error: Option<&StepError>) {
+        for client in self.clients.iter_mut().filter(|client| client.awaits_start) {
+            client.answer(error.cloned());
+            client.awaits_start = false;
+        }
+    }
+
+    /// The first process has ended. Subscribers learn it when this process ends and their sockets close, which
+    /// is after the record is written.
+    fn finish(mut self) -> Result<(), StepError> {
+        let status = rustix::io::retry_on_intr(|| {
+            waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED)
+        })
+        .context("wait for", &self.state.id)?;
+        let finished_at = clock::milliseconds(SystemTime::now());
+        // In a shared pid namespace others may outlive the first: stopped means that the group is empty. If one
+        // will not die, `delete` will say so; the exit code is worth reporting now.
+        drop(self.group.kill(KILL_PATIENCE));
+        for output in &mut self.output {
+            output.drain(&mut self.log);
+        }
+        let code = status.map_or(-1, |status| {
+            match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => code,
+                (None, signal) => 128 + signal.unwrap_or(0),
+            }
+        });
+        let oom_kills = self.group.oom_kills().unwrap_or(0);
+        let exit = ExitRecord {
+            version: VERSION,
+            code,
+            oom_kills,
+            started: self.start == Start::Done,
+            finished_at,
+        };
+        self.record(&exit)
+    }
+
+    /// A full disk must not cost the exit code: nobody is told before it is stored.
+    fn record(&self, exit: &ExitRecord) -> Result<(), StepError> {
+        for _ in 0..EXIT_ATTEMPTS {
+            if self.run.write_exit(exit).is_ok() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        self.run.write_exit(exit)
+    }
+}
+
+impl Output {
+    fn new(pipe: OwnedFd, stream: &'static str) -> Result<Output, StepError> {
+        rustix::io::ioctl_fionbio(&pipe, true).context("set up", stream)?;
+        Ok(Output {
+            pipe: Some(pipe),
+            lines: Lines::new(stream),
+        })
+    }
+
+    /// Reads once; how many bytes there were.
+    fn read(&mut self, log: &mut LogFiles) -> usize {
+        let Some(pipe) = &self.pipe else { return 0 };
+        let mut bytes = vec![0; READ_SIZE];
+        match rustix::io::read(pipe, &mut bytes) {
+            Ok(0) => self.close(log),
+            Ok(length) => {
+                self.lines.feed(&bytes[..length], log, SystemTime::now());
+                return length;
+            }
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_) => self.close(log),
+        }
+        0
+    }
+
+    /// Reads what is there. Not to end of file: a process elsewhere may hold the pipe for ever.
+    fn drain(&mut self, log: &mut LogFiles) {
+        let mut total = 0;
+        while total < DRAIN_MAX {
+            match self.read(log) {
+                0 => break,
+                length => total += length,
+            }
+        }
+        self.close(log);
+    }
+
+    fn close(&mut self, log: &mut LogFiles) {
+        self.lines.end(log, SystemTime::now());
+        self.pipe = None;
+    }
+}

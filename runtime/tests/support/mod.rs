@@ -1,0 +1,292 @@
+//! A host for container tests: a mount namespace, a cgroup parent and directories of each test's own, and
+//! the proof at the end that nothing was left.
+//!
+//! The root file system is a detached tmpfs, filled through its descriptor: it is seen nowhere and is gone
+//! with its last user.
+#![allow(dead_code)] // Each test file uses its part.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use longshore_runtime::StepError;
+use longshore_runtime::cgroup::{Group, Hierarchy};
+use longshore_runtime::container::{Container, ExitRecord, Launch, Runtime};
+use longshore_sys::{MountAttributes, mount_setattr};
+use oci_spec::runtime::Spec;
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
+use serde_json::{Value, json};
+
+const BUSYBOX: &str = "/bin/busybox";
+const APPLETS: [&str; 24] = [
+    "sh", "true", "false", "cat", "echo", "id", "env", "pwd", "sleep", "ls", "touch", "kill",
+    "hostname", "ip", "head", "dd", "mount", "readlink", "stat", "grep", "umask", "wc", "seq",
+    "tail",
+];
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+pub struct Host {
+    pub runtime: Runtime,
+    pub directory: tempfile::TempDir,
+    pub cgroup: String,
+    mounts: String,
+}
+
+impl Host {
+    pub fn new() -> Host {
+        own_mount_namespace();
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let cgroup = format!("longshore-test-{}-{number}", std::process::id());
+        let host = Host {
+            runtime: Runtime::open(Path::new(env!("CARGO_BIN_EXE_longshore-runtime")))
+                .expect("root and a 5.12 kernel"),
+            directory: tempfile::tempdir().unwrap(),
+            mounts: mounts(),
+            cgroup,
+        };
+        host.group("monitor").create().unwrap();
+        host
+    }
+
+    pub fn group(&self, name: &str) -> Group {
+        let path = if name.is_empty() {
+            self.cgroup.clone()
+        } else {
+            format!("{}/{name}", self.cgroup)
+        };
+        Hierarchy::of_host().unwrap().group(&path).unwrap()
+    }
+
+    pub fn run_dir(&self) -> PathBuf {
+        self.directory.path().join("containers/c1")
+    }
+
+    pub fn log_dir(&self) -> PathBuf {
+        self.directory.path().join("logs/c1")
+    }
+
+    pub fn container(&self) -> Container {
+        Container {
+            run_dir: self.run_dir(),
+        }
+    }
+
+    pub fn create(&self, spec: &Spec, root: Root) -> Result<Container, StepError> {
+        let monitor_cgroup = format!("{}/monitor", self.cgroup);
+        self.runtime.create(Launch {
+            id: "c1",
+            spec,
+            root: root.mount,
+            run_dir: &self.run_dir(),
+            log_dir: &self.log_dir(),
+            monitor_cgroup: &monitor_cgroup,
+        })
+    }
+
+    /// Runs a program to its end: its exit record and all of its output.
+    pub fn run(&self, spec: &Spec, root: Root) -> (ExitRecord, String) {
+        let container = self.create(spec, root).unwrap();
+        container.start().unwrap();
+        let exit = wait(&container);
+        let output = self.output();
+        container.delete().unwrap();
+        (exit, output)
+    }
+
+    /// Runs a shell command in an unchanged spec.
+    pub fn shell(&self, command: &str) -> (ExitRecord, String) {
+        self.run(
+            &self.spec(&["/bin/sh", "-c", command], |_| {}),
+            Root::busybox(),
+        )
+    }
+
+    pub fn output(&self) -> String {
+        let text = std::fs::read_to_string(self.log_dir().join("log.jsonl")).unwrap_or_default();
+        let entry = |line: &str| {
+            serde_json::from_str::<Value>(line).unwrap()["log"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        };
+        text.lines().map(entry).collect()
+    }
+
+    pub fn spec(&self, args: &[&str], change: impl FnOnce(&mut Value)) -> Spec {
+        let mut spec = base_spec(args, &format!("{}/c1", self.cgroup));
+        change(&mut spec);
+        serde_json::from_value(spec).unwrap()
+    }
+
+    /// Pids whose cgroup is this test's, monitors and zombies included.
+    pub fn processes(&self) -> Vec<u32> {
+        let pids = std::fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+        let ours = |pid: &u32| {
+            std::fs::read_to_string(format!("/proc/{pid}/cgroup"))
+                .is_ok_and(|text| text.contains(&format!("{}/", self.cgroup)))
+        };
+        pids.filter(ours).collect()
+    }
+
+    /// Nothing of the container is left but its log.
+    pub fn assert_nothing_left(&self) {
+        assert!(!self.run_dir().exists(), "the run directory is left");
+        assert!(!self.group("c1").exists(), "the cgroup is left");
+        eventually("no process is left", || self.processes().is_empty());
+        assert_eq!(mounts(), self.mounts, "mounts are left");
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let deleted = self.container().delete();
+        if !std::thread::panicking() {
+            deleted.unwrap();
+            self.assert_nothing_left();
+        }
+        let removed = self
+            .group("")
+            .kill(Duration::from_secs(10))
+            .and_then(|()| self.group("").remove());
+        if !std::thread::panicking() {
+            removed.unwrap();
+        }
+    }
+}
+
+/// Waits for a condition that the kernel brings about by itself, such as a dead monitor leaving /proc.
+pub fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "not in time: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Waits for the end of a container, then reads its record.
+pub fn wait(container: &Container) -> ExitRecord {
+    let mut end = container.subscribe().unwrap();
+    assert_eq!(end.read(&mut [0]).unwrap(), 0);
+    container
+        .exit_record()
+        .unwrap()
+        .expect("a record, as the monitor has ended")
+}
+
+/// A root file system.
+pub struct Root {
+    pub mount: OwnedFd,
+}
+
+impl Root {
+    pub fn empty() -> Root {
+        let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
+        fsconfig_set_string(&context, "mode", "0755").unwrap();
+        fsconfig_create(&context).unwrap();
+        let mount = fsmount(
+            &context,
+            FsMountFlags::FSMOUNT_CLOEXEC,
+            MountAttrFlags::empty(),
+        )
+        .unwrap();
+        Root { mount }
+    }
+
+    /// A static busybox and its links, /etc/passwd, and nothing else.
+    pub fn busybox() -> Root {
+        assert!(
+            Path::new(BUSYBOX).exists(),
+            "install Debian's busybox-static"
+        );
+        let root = Root::empty();
+        for directory in ["bin", "etc", "tmp"] {
+            std::fs::create_dir(root.path(directory)).unwrap();
+        }
+        std::fs::copy(BUSYBOX, root.path("bin/busybox")).unwrap();
+        for applet in APPLETS {
+            std::os::unix::fs::symlink("busybox", root.path("bin").join(applet)).unwrap();
+        }
+        std::fs::write(
+            root.path("etc/passwd"),
+            "root:x:0:0::/root:/bin/sh\nweb:x:33:33::/srv/web:/bin/sh\n",
+        )
+        .unwrap();
+        root
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.mount.as_raw_fd())).join(name)
+    }
+}
+
+fn mounts() -> String {
+    std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap()
+}
+
+/// The test's thread gets a mount namespace of its own, so that no other program's mounts disturb the count.
+fn own_mount_namespace() {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("root");
+    let root = rustix::fs::openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    let private = MountAttributes {
+        propagation: libc::MS_PRIVATE,
+        ..Default::default()
+    };
+    mount_setattr(root.as_fd(), private, true).unwrap();
+}
+
+pub fn write(path: PathBuf, text: &str, mode: u32) {
+    std::fs::write(&path, text).unwrap();
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+    File::open(path)
+        .unwrap()
+        .set_permissions(permissions)
+        .unwrap();
+}
+
+fn base_spec(args: &[&str], cgroup: &str) -> Value {
+    let capabilities = [
+        "CAP_CHOWN",
+        "CAP_DAC_OVERRIDE",
+        "CAP_KILL",
+        "CAP_SETGID",
+        "CAP_SETUID",
+        "CAP_NET_BIND_SERVICE",
+    ];
+    json!({
+        "ociVersion": "1.2.0",
+        "hostname": "box",
+        "process": {
+            "user": {"uid": 0, "gid": 0},
+            "args": args,
+            "env": ["PATH=/bin"],
+            "cwd": "/",
+            "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
+        },
+        "root": {"path": "ignored"},
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
+            {"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+             "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]},
+            {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]},
+            {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]},
+            {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
+            {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "ro"]},
+        ],
+        "linux": {
+            "cgroupsPath": cgroup,
+            "resources": {},
+            "namespaces": [
+                {"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "cgroup"}
+            ],
+            "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/scsi", "/proc/acpi", "/sys/firmware", "/proc/nothing"],
+            "readonlyPaths": ["/proc/bus", "/proc/sys", "/proc/sysrq-trigger", "/proc/nothing"],
+        },
+    })
+}
