@@ -199,8 +199,12 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
             progress: &self.progress,
         };
         let meter = &meter;
-        stream::iter(missing)
+        // Collected first: a closure that is kept in the stream would keep the whole pull from being `Send`.
+        let fetches: Vec<_> = missing
+            .into_iter()
             .map(|(blob, diff_id)| self.fetch_layer(blob, diff_id, meter))
+            .collect();
+        stream::iter(fetches)
             .buffer_unordered(AT_ONCE)
             .try_collect::<()>()
             .await
