@@ -7,7 +7,7 @@
 //! Deliberately absent: any word to the control plane. A host that should leave a cluster is
 //! deregistered there.
 
-use std::fs::{File, OpenOptions};
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -18,9 +18,9 @@ use longshore_image::{Registries, Store};
 use longshore_network::Network;
 use longshore_runtime::cgroup::{Group, Hierarchy};
 use longshore_runtime::container::Container;
-use rustix::fs::FlockOperation;
 
 use crate::Instance;
+use crate::lock::Lock;
 
 /// How long processes may take to die of SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -65,26 +65,17 @@ pub async fn reset(instance: &Instance, cgroup_parent: Option<String>) -> Result
 }
 
 /// Proof that no agent and no control plane of this instance runs.
-fn alone(instance: &Instance) -> Result<Option<File>> {
+fn alone(instance: &Instance) -> Result<Option<Lock>> {
     if UnixStream::connect(instance.control_socket()).is_ok() {
         bail!(
             "reset instance {}: a control plane of it runs; stop it first",
             instance.name()
         );
     }
-    let path = instance.agent_lock();
-    let lock = match OpenOptions::new().write(true).open(&path) {
-        Ok(lock) => lock,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("open {}", path.display())),
-    };
-    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(lock)),
-        Err(_held) => bail!(
-            "reset instance {}: an agent of it runs; stop it first (Ctrl-C)",
-            instance.name()
-        ),
+    if !instance.run_root().exists() {
+        return Ok(None);
     }
+    Lock::take(instance).map(Some)
 }
 
 fn containers(instance: &Instance, removed: &mut Removed) -> Result<()> {
@@ -129,17 +120,23 @@ async fn networks(instance: &Instance, removed: &mut Removed) -> Result<()> {
     if !instance.run_root().exists() {
         return Ok(());
     }
-    let network = Network::open(crate::network_config(instance)).await?;
-    for id in network.attached() {
-        network.release(&id).await?;
-        removed.networks += 1;
-    }
-    Ok(network.remove().await?)
+    let network = Network::open(longshore_network::Config {
+        run_root: instance.run_root().to_owned(),
+        prefix: instance.interface_prefix(),
+        table: instance.nft_table(),
+        subnet: instance.subnet(),
+        reserved_ports: BTreeSet::new(),
+    })
+    .await?;
+    let attached = network.attached().len();
+    network.remove().await?;
+    removed.networks = attached;
+    Ok(())
 }
 
 /// Writable layers hold whatever a container put there: only the store removes them safely.
 fn roots(instance: &Instance) -> Result<()> {
-    let images = crate::images_root(instance);
+    let images = instance.state_root().join("images");
     if !images.exists() {
         return Ok(());
     }
