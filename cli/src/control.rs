@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use longshore_agent::Instance;
 use longshore_control::{Config, ControlPlane};
 
-use crate::place::Place;
+use crate::place::{self, Place};
 use crate::{keys, shutdown, telling};
 
 /// Run the control plane: the ECS API, and the RPC port that agents dial
@@ -61,5 +61,26 @@ impl Ports {
     /// The RPC endpoint as an agent on this host dials it.
     pub(crate) fn endpoint(&self) -> String {
         format!("https://{}", self.rpc)
+    }
+}
+
+impl Control {
+    pub(crate) fn run(self) -> Result<()> {
+        let instance = self.place.instance()?;
+        telling::log("info");
+        place::claim(&instance)?;
+        shutdown::run(async move {
+            let stopping = shutdown::on_signals()?;
+            let plane = open(&instance, &self.ports)?;
+            let keys = instance.state_root().join("control.env");
+            write_keys(&keys, &plane)?;
+            telling::print(&format!(
+                "Ready: the ECS API is at http://{}, agents dial {}. Keys: source {}\n",
+                plane.api_address(),
+                self.ports.rpc,
+                keys.display()
+            ))?;
+            plane.serve(stopping).await
+        })
     }
 }

@@ -1,9 +1,12 @@
 //! The control plane: the ECS API to the north, agents' sessions to the south, a store in the middle.
 
+pub mod access_key;
 pub mod admin;
 pub mod definition;
 pub mod id;
 pub mod model;
+pub mod placement;
+pub mod sigv4;
 pub mod south;
 pub mod store;
 
