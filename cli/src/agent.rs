@@ -21,7 +21,12 @@ pub(crate) struct Agent {
     #[command(flatten)]
     place: Place,
     /// The control plane's RPC endpoint
-    #[arg(long, value_name = "URL", env = "LONGSHORE_CONTROL", default_value = "https://127.0.0.1:4481")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "LONGSHORE_CONTROL",
+        default_value = "https://127.0.0.1:4481"
+    )]
     control: String,
     /// A file that holds the join token [default: the variable LONGSHORE_JOIN_TOKEN]
     #[arg(long, value_name = "FILE")]
@@ -50,7 +55,12 @@ pub(crate) struct HostOptions {
 
 impl HostOptions {
     /// A configuration of an agent on this host.
-    pub(crate) fn config(&self, instance: Instance, endpoint: String, parent: scope::Parent) -> Result<Config> {
+    pub(crate) fn config(
+        &self,
+        instance: Instance,
+        endpoint: String,
+        parent: scope::Parent,
+    ) -> Result<Config> {
         let runtime = place::runtime_binary(self.runtime.as_deref())?;
         let mut config = Config::new(instance, endpoint, runtime);
         config.registries.insecure = self.insecure_registries.clone();
@@ -68,7 +78,9 @@ impl Agent {
         let parent = scope::enter(instance.name())?;
         telling::log("info");
         place::claim(&instance)?;
-        let mut config = self.host.config(instance.clone(), self.control.clone(), parent)?;
+        let mut config = self
+            .host
+            .config(instance.clone(), self.control.clone(), parent)?;
         config.policy = policy;
         config.token = token;
         config.reserved_memory = self.reserved_memory;
@@ -92,7 +104,9 @@ impl Agent {
     fn token(&self) -> Result<Option<String>> {
         match &self.token_file {
             Some(file) => token_of(file).map(Some),
-            None => Ok(std::env::var("LONGSHORE_JOIN_TOKEN").ok().filter(|token| !token.is_empty())),
+            None => Ok(std::env::var("LONGSHORE_JOIN_TOKEN")
+                .ok()
+                .filter(|token| !token.is_empty())),
         }
     }
 }

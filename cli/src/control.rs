@@ -7,8 +7,9 @@ use anyhow::{Result, bail};
 use longshore_agent::Instance;
 use longshore_control::{Config, ControlPlane};
 
+use crate::keys::{self, Keys};
 use crate::place::{self, Place};
-use crate::{keys, shutdown, telling};
+use crate::{shutdown, telling};
 
 /// Run the control plane: the ECS API, and the RPC port that agents dial
 ///
@@ -71,9 +72,9 @@ impl Control {
         place::claim(&instance)?;
         shutdown::run(async move {
             let stopping = shutdown::on_signals()?;
-            let plane = open(&instance, &self.ports)?;
+            let plane = open(&instance, &self.ports).await?;
             let keys = instance.state_root().join("control.env");
-            write_keys(&keys, &plane)?;
+            write_keys(&keys, &plane, &self.ports)?;
             telling::print(&format!(
                 "Ready: the ECS API is at http://{}, agents dial {}. Keys: source {}\n",
                 plane.api_address(),
@@ -83,4 +84,28 @@ impl Control {
             plane.serve(stopping).await
         })
     }
+}
+
+/// Opens the store and the ports.
+pub(crate) async fn open(instance: &Instance, ports: &Ports) -> Result<ControlPlane> {
+    ControlPlane::open(Config {
+        state_root: instance.state_root().to_owned(),
+        admin_socket: instance.control_socket(),
+        api: ports.api,
+        rpc: ports.rpc,
+        region: ports.region.clone(),
+    })
+    .await
+}
+
+/// Writes what a client needs.
+pub(crate) fn write_keys(file: &Path, plane: &ControlPlane, ports: &Ports) -> Result<()> {
+    let key = plane.access_key();
+    let keys = Keys {
+        api: plane.api_address(),
+        region: &ports.region,
+        access_key_id: &key.id,
+        secret_access_key: &key.secret,
+    };
+    keys::write(file, &keys)
 }

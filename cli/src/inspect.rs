@@ -29,8 +29,12 @@ pub(crate) fn find<'a>(tasks: &'a Value, wanted: &str) -> Result<&'a Value> {
     let mut found = all.filter(|task| ps::short(&task["Arn"]).starts_with(id));
     match (found.next(), found.next()) {
         (Some(task), None) => Ok(task),
-        (None, _) => bail!("find task {wanted}: no task of this host has that id; longshore ps lists them"),
-        (Some(_), Some(_)) => bail!("find task {wanted}: more than one begins so; give more of the id"),
+        (None, _) => {
+            bail!("find task {wanted}: no task of this host has that id; longshore ps lists them")
+        }
+        (Some(_), Some(_)) => {
+            bail!("find task {wanted}: more than one begins so; give more of the id")
+        }
     }
 }
 
@@ -45,7 +49,17 @@ mod tests {
         for wanted in ["arn:x:task/default/abc1", "abc1", "abc"] {
             assert_eq!(find(&tasks, wanted).unwrap(), &tasks[0], "{wanted}");
         }
-        assert!(find(&tasks, "ab").unwrap_err().to_string().contains("more than one"));
-        assert!(find(&tasks, "x").unwrap_err().to_string().contains("longshore ps"));
+        assert!(
+            find(&tasks, "ab")
+                .unwrap_err()
+                .to_string()
+                .contains("more than one")
+        );
+        assert!(
+            find(&tasks, "x")
+                .unwrap_err()
+                .to_string()
+                .contains("longshore ps")
+        );
     }
 }

@@ -34,7 +34,11 @@ fn private(file: &Path) -> std::io::Result<File> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file)
 }
 
 fn text(keys: &Keys<'_>) -> String {
@@ -46,7 +50,10 @@ fn text(keys: &Keys<'_>) -> String {
         ("AWS_SECRET_ACCESS_KEY", keys.secret_access_key.to_owned()),
     ];
     let quoted = |value: &str| format!("'{}'", value.replace('\'', r"'\''"));
-    lines.iter().map(|(name, value)| format!("export {name}={}\n", quoted(value))).collect()
+    lines
+        .iter()
+        .map(|(name, value)| format!("export {name}={}\n", quoted(value)))
+        .collect()
 }
 
 #[cfg(test)]

@@ -69,10 +69,13 @@ impl Logs {
 
 /// Copies the answer to standard output as it comes.
 async fn copy(socket: &Path, path: &str) -> Result<()> {
-    let mut body = socket::ask(socket, Method::GET, path, Bytes::new()).await?.into_body();
+    let mut body = socket::ask(socket, Method::GET, path, Bytes::new())
+        .await?
+        .into_body();
     let mut out = std::io::stdout().lock();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| anyhow!("read logs: {error}; the agent may have ended"))?;
+        let frame =
+            frame.map_err(|error| anyhow!("read logs: {error}; the agent may have ended"))?;
         if let Ok(bytes) = frame.into_data() {
             out.write_all(&bytes)?;
             out.flush()?;
@@ -109,6 +112,9 @@ mod tests {
     fn the_question_says_which_lines_of_which_container() {
         let alone = Alone::parse_from(["logs", "-f", "--tail", "7", "0123", "a&b"]);
         let path = alone.logs.path("0123");
-        assert_eq!(path, "/v1/logs?taskarn=0123&follow=true&tail=7&container=a%26b");
+        assert_eq!(
+            path,
+            "/v1/logs?taskarn=0123&follow=true&tail=7&container=a%26b"
+        );
     }
 }

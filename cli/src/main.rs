@@ -77,6 +77,9 @@ mod tests {
     #[test]
     fn a_join_token_is_no_argument() {
         let told = Cli::try_parse_from(["longshore", "agent", "--join", "secret"]);
-        assert!(told.is_err(), "a token on the command line is visible to every user of the host");
+        assert!(
+            told.is_err(),
+            "a token on the command line is visible to every user of the host"
+        );
     }
 }

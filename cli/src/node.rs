@@ -45,7 +45,9 @@ impl Token {
         let socket = self.which.instance()?.control_socket();
         let wanted = json!({"cluster": self.cluster, "ttl_seconds": self.ttl});
         let answer = socket::block_on(socket::post(&socket, "/v1/tokens", &wanted))?;
-        let token = answer["token"].as_str().context("read the answer to /v1/tokens: no token in it")?;
+        let token = answer["token"]
+            .as_str()
+            .context("read the answer to /v1/tokens: no token in it")?;
         telling::print(&match self.json {
             true => format!("{}\n", json!({"token": token, "cluster": self.cluster})),
             false => format!("{token}\n"),

@@ -10,7 +10,12 @@ use longshore_agent::Instance;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Which {
     /// Name of the instance; several can share a machine
-    #[arg(long, default_value = "default", value_name = "NAME", env = "LONGSHORE_INSTANCE")]
+    #[arg(
+        long,
+        default_value = "default",
+        value_name = "NAME",
+        env = "LONGSHORE_INSTANCE"
+    )]
     instance: String,
 }
 
@@ -59,9 +64,15 @@ pub(crate) fn claim(instance: &Instance) -> Result<()> {
     match owner(root)? {
         Owner::Nobody => {}
         Owner::Instance(name) if name == instance.name() => {}
-        Owner::Instance(name) => bail!("use state folder {}: it is instance {name:?}'s", root.display()),
+        Owner::Instance(name) => bail!(
+            "use state folder {}: it is instance {name:?}'s",
+            root.display()
+        ),
         Owner::SomeoneElse => {
-            bail!("use state folder {}: it holds files that are not Longshore's; name an empty one", root.display())
+            bail!(
+                "use state folder {}: it holds files that are not Longshore's; name an empty one",
+                root.display()
+            )
         }
     }
     instance.make_roots()?;
@@ -75,7 +86,11 @@ pub(crate) fn need_own(instance: &Instance) -> Result<()> {
     match owner(root)? {
         Owner::Nobody => Ok(()),
         Owner::Instance(name) if name == instance.name() => Ok(()),
-        _ => bail!("reset {}: it is not a state folder of instance {:?}", root.display(), instance.name()),
+        _ => bail!(
+            "reset {}: it is not a state folder of instance {:?}",
+            root.display(),
+            instance.name()
+        ),
     }
 }
 
@@ -106,14 +121,20 @@ pub(crate) fn runtime_binary(told: Option<&Path>) -> Result<PathBuf> {
     if let Some(path) = told {
         return match path.is_file() {
             true => Ok(path.to_owned()),
-            false => bail!("find longshore-runtime: --runtime {} is no file", path.display()),
+            false => bail!(
+                "find longshore-runtime: --runtime {} is no file",
+                path.display()
+            ),
         };
     }
     let own = std::env::current_exe().context("find this program's own path")?;
     let places = candidates(&own);
     let found = places.iter().find(|path| path.is_file());
     found.cloned().with_context(|| {
-        let places: Vec<_> = places.iter().map(|path| path.display().to_string()).collect();
+        let places: Vec<_> = places
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
         format!(
             "find longshore-runtime: it is not at {}; install it there or name it with --runtime",
             places.join(", ")
@@ -153,12 +174,19 @@ mod tests {
         let root = dir.path().join("state");
         let named = |name| {
             let instance = Instance::named(name).unwrap();
-            instance.with_state_root(root.clone()).with_run_root(dir.path().join("run"))
+            instance
+                .with_state_root(root.clone())
+                .with_run_root(dir.path().join("run"))
         };
         claim(&named("one")).unwrap();
         claim(&named("one")).unwrap();
         need_own(&named("one")).unwrap();
-        assert!(claim(&named("two")).unwrap_err().to_string().contains("instance \"one\"'s"));
+        assert!(
+            claim(&named("two"))
+                .unwrap_err()
+                .to_string()
+                .contains("instance \"one\"'s")
+        );
         assert!(need_own(&named("two")).is_err());
 
         std::fs::remove_file(root.join(MARK)).unwrap();

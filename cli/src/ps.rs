@@ -47,7 +47,15 @@ pub(crate) fn text(value: &Value) -> &str {
 }
 
 fn rows(tasks: &Value) -> Vec<Vec<String>> {
-    let head = ["TASK", "DEFINITION", "STATUS", "CONTAINER", "STATUS", "PORTS", "IMAGE"];
+    let head = [
+        "TASK",
+        "DEFINITION",
+        "STATUS",
+        "CONTAINER",
+        "STATUS",
+        "PORTS",
+        "IMAGE",
+    ];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for task in tasks.as_array().into_iter().flatten() {
         let definition = format!("{}:{}", text(&task["Family"]), text(&task["Version"]));
@@ -68,7 +76,12 @@ fn rows(tasks: &Value) -> Vec<Vec<String>> {
 
 fn ports(ports: &Value) -> String {
     let port = |port: &Value| {
-        format!("{}->{}/{}", port["HostPort"], port["ContainerPort"], text(&port["Protocol"]))
+        format!(
+            "{}->{}/{}",
+            port["HostPort"],
+            port["ContainerPort"],
+            text(&port["Protocol"])
+        )
     };
     let ports: Vec<_> = ports.as_array().into_iter().flatten().map(port).collect();
     ports.join(",")

@@ -117,8 +117,9 @@ fn ask_for_scope(instance: &str) -> anyhow::Error {
         .arg(program)
         .args(arguments)
         .exec();
-    anyhow::Error::new(error)
-        .context("start systemd-run: it gives tasks a cgroup of their own; is systemd installed whole?")
+    anyhow::Error::new(error).context(
+        "start systemd-run: it gives tasks a cgroup of their own; is systemd installed whole?",
+    )
 }
 
 /// No process may stand in a group that hands controllers to its children, so each process of the
@@ -127,7 +128,10 @@ fn join_leaf(scope: &Path) -> Result<()> {
     let leaf: PathBuf = scope.join("agent");
     match std::fs::create_dir(&leaf) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            bail!("make cgroup {}: {error}; is the scope delegated?", leaf.display());
+            bail!(
+                "make cgroup {}: {error}; is the scope delegated?",
+                leaf.display()
+            );
         }
         _ => {}
     }
@@ -158,27 +162,42 @@ mod tests {
     #[test]
     fn a_process_inside_the_scope_moves_to_the_leaf() {
         let own_group = format!("/{SCOPE}");
-        let host = Host { own_group, ..systemd_host() };
+        let host = Host {
+            own_group,
+            ..systemd_host()
+        };
         assert_eq!(decide(&host, SCOPE), Decision::Join);
     }
 
     #[test]
     fn a_scope_that_tasks_keep_alive_is_joined() {
-        let host = Host { scope_exists: true, ..systemd_host() };
+        let host = Host {
+            scope_exists: true,
+            ..systemd_host()
+        };
         assert_eq!(decide(&host, SCOPE), Decision::Join);
     }
 
     #[test]
     fn another_instances_scope_is_not_ours() {
         let own_group = "/system.slice/longshore-default2.scope".to_owned();
-        let host = Host { own_group, ..systemd_host() };
+        let host = Host {
+            own_group,
+            ..systemd_host()
+        };
         assert_eq!(decide(&host, SCOPE), Decision::AskForScope);
     }
 
     #[test]
     fn without_systemd_or_on_v1_nothing_moves() {
-        let no_systemd = Host { systemd: false, ..systemd_host() };
-        let hybrid = Host { pure_v2: false, ..systemd_host() };
+        let no_systemd = Host {
+            systemd: false,
+            ..systemd_host()
+        };
+        let hybrid = Host {
+            pure_v2: false,
+            ..systemd_host()
+        };
         assert_eq!(decide(&no_systemd, SCOPE), Decision::Stay);
         assert_eq!(decide(&hybrid, SCOPE), Decision::Stay);
     }

@@ -22,19 +22,32 @@ pub(crate) async fn get(socket: &Path, path: &str) -> Result<serde_json::Value> 
 }
 
 /// POST of a JSON body, the whole answer as JSON.
-pub(crate) async fn post(socket: &Path, path: &str, body: &serde_json::Value) -> Result<serde_json::Value> {
+pub(crate) async fn post(
+    socket: &Path,
+    path: &str,
+    body: &serde_json::Value,
+) -> Result<serde_json::Value> {
     let answer = ask(socket, Method::POST, path, body.to_string().into()).await?;
     whole(answer, path).await
 }
 
 /// The answer's head; its body is the caller's to read as it comes. Anything but 2xx is an error with the
 /// answer's own words.
-pub(crate) async fn ask(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>> {
+pub(crate) async fn ask(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<Response<Incoming>> {
     let stream = UnixStream::connect(socket).await.with_context(|| {
-        format!("connect to {}: is it running, under this --instance?", socket.display())
+        format!(
+            "connect to {}: is it running, under this --instance?",
+            socket.display()
+        )
     })?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("speak HTTP")?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .context("speak HTTP")?;
     tokio::spawn(connection);
     let request = Request::builder()
         .method(method)
@@ -42,13 +55,20 @@ pub(crate) async fn ask(socket: &Path, method: Method, path: &str, body: Bytes) 
         .header(hyper::header::HOST, "longshore")
         .body(Full::new(body))
         .with_context(|| format!("ask for {path}"))?;
-    let answer = sender.send_request(request).await.with_context(|| format!("ask for {path}"))?;
+    let answer = sender
+        .send_request(request)
+        .await
+        .with_context(|| format!("ask for {path}"))?;
     if answer.status().is_success() {
         return Ok(answer);
     }
     let status = answer.status();
-    let body = Limited::new(answer.into_body(), LARGEST_ANSWER).collect().await;
-    let words = body.map(|body| words_of(&body.to_bytes())).unwrap_or_default();
+    let body = Limited::new(answer.into_body(), LARGEST_ANSWER)
+        .collect()
+        .await;
+    let words = body
+        .map(|body| words_of(&body.to_bytes()))
+        .unwrap_or_default();
     match words.is_empty() {
         true => bail!("ask for {path}: {status}"),
         false => bail!("{words}"),
@@ -58,7 +78,9 @@ pub(crate) async fn ask(socket: &Path, method: Method, path: &str, body: Bytes) 
 /// The `error` member of a JSON answer, or the text itself.
 fn words_of(body: &[u8]) -> String {
     let told = serde_json::from_slice::<serde_json::Value>(body).ok();
-    let told = told.as_ref().and_then(|value| value.get("Error").or(value.get("error"))?.as_str());
+    let told = told
+        .as_ref()
+        .and_then(|value| value.get("Error").or(value.get("error"))?.as_str());
     match told {
         Some(words) => words.to_owned(),
         None => String::from_utf8_lossy(body).trim().to_owned(),
@@ -78,14 +100,18 @@ pub(crate) async fn until_joined(instance: &Instance) {
 }
 
 async fn whole(answer: Response<Incoming>, path: &str) -> Result<serde_json::Value> {
-    let body = Limited::new(answer.into_body(), LARGEST_ANSWER).collect().await;
+    let body = Limited::new(answer.into_body(), LARGEST_ANSWER)
+        .collect()
+        .await;
     let body = body.map_err(|error| anyhow::anyhow!("read the answer to {path}: {error}"))?;
     serde_json::from_slice(&body.to_bytes()).with_context(|| format!("read the answer to {path}"))
 }
 
 /// Runs one verb's async part; a daemon is not worth it here.
 pub(crate) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     runtime.context("start the async runtime")?.block_on(work)
 }
 
@@ -102,6 +128,10 @@ mod tests {
     #[test]
     fn a_missing_socket_is_named_with_a_remedy() {
         let error = block_on(get(Path::new("/nonexistent/agent.sock"), "/healthz")).unwrap_err();
-        assert!(error.to_string().contains("/nonexistent/agent.sock: is it running"));
+        assert!(
+            error
+                .to_string()
+                .contains("/nonexistent/agent.sock: is it running")
+        );
     }
 }

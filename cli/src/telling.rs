@@ -64,7 +64,9 @@ mod tests {
     #[test]
     fn an_error_is_one_sentence_and_says_nothing_twice() {
         let io = std::io::Error::other("disk on fire");
-        let error = anyhow::Error::new(io).context("read journal: disk on fire").context("start agent");
+        let error = anyhow::Error::new(io)
+            .context("read journal: disk on fire")
+            .context("start agent");
         assert_eq!(sentence(&error), "start agent: read journal: disk on fire");
     }
 }

@@ -6,7 +6,7 @@ mod reset;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use longshore_agent::{HostPolicy, Instance};
 use longshore_control::ControlPlane;
 use tokio::sync::watch;
@@ -56,13 +56,15 @@ impl Dev {
         let parent = scope::enter(instance.name())?;
         telling::log("warn");
         place::claim(&instance)?;
-        let mut config = self.host.config(instance.clone(), self.ports.endpoint(), parent)?;
+        let mut config = self
+            .host
+            .config(instance.clone(), self.ports.endpoint(), parent)?;
         config.policy = policy;
         shutdown::run(async move {
             let stopping = shutdown::on_signals()?;
-            let plane = control::open(&instance, &self.ports)?;
+            let plane = control::open(&instance, &self.ports).await?;
             let keys = instance.state_root().join("dev.env");
-            control::write_keys(&keys, &plane)?;
+            control::write_keys(&keys, &plane, &self.ports)?;
             config.token = Some(plane.mint_token("default")?);
             both(&instance, plane, config, keys, stopping).await
         })
@@ -155,9 +157,15 @@ fn count(tasks: usize) -> String {
 
 /// Tasks of this host that are not STOPPED. An agent that does not answer has none to tell of.
 async fn live_tasks(instance: &Instance) -> usize {
-    let answer = socket::get(&instance.agent_socket(), "/v1/tasks").await.unwrap_or_default();
+    let answer = socket::get(&instance.agent_socket(), "/v1/tasks")
+        .await
+        .unwrap_or_default();
     let tasks = answer["Tasks"].as_array();
-    tasks.into_iter().flatten().filter(|task| ps::text(&task["KnownStatus"]) != "STOPPED").count()
+    tasks
+        .into_iter()
+        .flatten()
+        .filter(|task| ps::text(&task["KnownStatus"]) != "STOPPED")
+        .count()
 }
 
 #[cfg(test)]
@@ -167,13 +175,19 @@ mod tests {
     #[test]
     fn the_farewell_says_what_goes_on_and_how_to_stop_it() {
         let text = farewell("two", 3);
-        assert!(text.contains("3 tasks go on") && text.contains("longshore dev --instance two --reset"));
+        assert!(
+            text.contains("3 tasks go on") && text.contains("longshore dev --instance two --reset")
+        );
         assert!(farewell("default", 0).contains("No task"));
     }
 
     #[test]
     fn the_welcome_names_the_line_to_source_and_no_key() {
-        let text = welcome("127.0.0.1:4480".parse().unwrap(), "/var/lib/longshore/dev.env".as_ref(), 1);
+        let text = welcome(
+            "127.0.0.1:4480".parse().unwrap(),
+            "/var/lib/longshore/dev.env".as_ref(),
+            1,
+        );
         assert!(text.contains("  source /var/lib/longshore/dev.env\n"));
         assert!(text.starts_with("Found 1 task from before"));
     }

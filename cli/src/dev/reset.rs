@@ -21,8 +21,14 @@ fn report(instance: &str, removed: &Removed) -> String {
     }
     let mut text = format!("Removed of instance {instance}:\n");
     let mut line = |words: String| text.push_str(&format!("  {words}\n"));
-    line(format!("{} containers, {} processes", removed.containers, removed.processes));
-    line(format!("{} networks, its bridge and its packet rules", removed.networks));
+    line(format!(
+        "{} containers, {} processes",
+        removed.containers, removed.processes
+    ));
+    line(format!(
+        "{} networks, its bridge and its packet rules",
+        removed.networks
+    ));
     for group in &removed.cgroups {
         line(format!("cgroup {group}"));
     }
@@ -45,6 +51,9 @@ mod tests {
             ..Removed::default()
         };
         let text = report("default", &removed);
-        assert!(text.contains("2 containers") && text.contains("folder /var/lib/longshore\n"), "{text}");
+        assert!(
+            text.contains("2 containers") && text.contains("folder /var/lib/longshore\n"),
+            "{text}"
+        );
     }
 }
