@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -39,11 +39,9 @@ pub(crate) async fn ask(
     path: &str,
     body: Bytes,
 ) -> Result<Response<Incoming>> {
-    let stream = UnixStream::connect(socket).await.with_context(|| {
-        format!(
-            "connect to {}: is it running, under this --instance?",
-            socket.display()
-        )
+    let stream = UnixStream::connect(socket).await.map_err(|error| {
+        let path = socket.display();
+        anyhow!("connect to {path}: {error}; is it running, under this --instance?")
     })?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
@@ -103,7 +101,7 @@ async fn whole(answer: Response<Incoming>, path: &str) -> Result<serde_json::Val
     let body = Limited::new(answer.into_body(), LARGEST_ANSWER)
         .collect()
         .await;
-    let body = body.map_err(|error| anyhow::anyhow!("read the answer to {path}: {error}"))?;
+    let body = body.map_err(|error| anyhow!("read the answer to {path}: {error}"))?;
     serde_json::from_slice(&body.to_bytes()).with_context(|| format!("read the answer to {path}"))
 }
 
@@ -128,10 +126,9 @@ mod tests {
     #[test]
     fn a_missing_socket_is_named_with_a_remedy() {
         let error = block_on(get(Path::new("/nonexistent/agent.sock"), "/healthz")).unwrap_err();
+        let text = error.to_string();
         assert!(
-            error
-                .to_string()
-                .contains("/nonexistent/agent.sock: is it running")
+            text.contains("connect to /nonexistent/agent.sock: ") && text.contains("is it running")
         );
     }
 }
