@@ -78,6 +78,11 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
         identity_dir: config.instance.state_root().join("identity"),
         registration,
         last_accepted: accepted.clone().map(|a| (a.store_id, a.generation)),
+        held: engine
+            .tasks()
+            .filter_map(|task| engine.spec(task))
+            .cloned()
+            .collect(),
     });
     let driver = Driver::new(Start {
         engine,

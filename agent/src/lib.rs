@@ -17,8 +17,7 @@ mod driver;
 mod effects;
 mod instance;
 mod journal;
-#[path = "link_standin.rs"]
-mod link;
+pub mod link;
 mod lock;
 mod logs;
 mod oci;
@@ -40,7 +39,7 @@ use std::path::PathBuf;
 use longshore_image::Registries;
 
 /// All that an agent needs to know before it starts.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     /// Names and roots.
     pub instance: Instance,
@@ -80,5 +79,21 @@ impl Config {
             reserved_ports: BTreeSet::from([22]),
             reserved_ports_udp: BTreeSet::new(),
         }
+    }
+}
+
+impl std::fmt::Debug for Config {
+    /// Without the token, which is a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config")
+            .field("instance", &self.instance)
+            .field("endpoint", &self.endpoint)
+            .field("policy", &self.policy)
+            .field("runtime_binary", &self.runtime_binary)
+            .field("cgroup_parent", &self.cgroup_parent)
+            .field("reserved_memory", &self.reserved_memory)
+            .field("reserved_ports", &self.reserved_ports)
+            .field("reserved_ports_udp", &self.reserved_ports_udp)
+            .finish_non_exhaustive()
     }
 }

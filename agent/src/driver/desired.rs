@@ -43,25 +43,21 @@ impl<W: World, U: Upstream> Driver<W, U> {
 
     fn wish(&mut self, generation: u64, wish: Wish) {
         let task = wish.spec.id.clone();
-        let result = match wish.stop {
-            Some(reason) => {
-                let event = Event::Stop {
-                    task: task.clone(),
-                    reason,
-                };
-                self.handle(event);
-                Ok(())
-            }
-            // Its end is stored; the set was on its way when that happened.
-            None if self.forgotten.contains(&task) => Ok(()),
-            None => {
-                let result = validate(&wish.spec);
-                if result.is_ok() {
-                    self.handle(Event::Run(Box::new(wish.spec)));
-                }
-                result
-            }
+        // If its end is stored, the set was on its way when that happened.
+        let result = if self.forgotten.contains(&task) {
+            Ok(())
+        } else {
+            validate(&wish.spec)
         };
+        if result.is_ok() && !self.forgotten.contains(&task) {
+            // Also one that shall stop: if it never came here, or only the journal knew that it did, its
+            // teardown proves that nothing of it is here, and STOPPED can be reported.
+            self.handle(Event::Run(Box::new(wish.spec)));
+            if let Some(reason) = wish.stop {
+                let task = task.clone();
+                self.handle(Event::Stop { task, reason });
+            }
+        }
         self.answers.push(Answer::Wish(task, generation, result));
     }
 
