@@ -39,7 +39,13 @@ pub(crate) struct Ports {
     /// Region in ARNs and signatures
     #[arg(long, default_value = "us-east-1")]
     region: String,
+    /// Account in ARNs
+    #[arg(long, default_value = "000000000000")]
+    account: String,
 }
+
+/// Made at the first start; what a call means that names no cluster.
+pub(crate) const DEFAULT_CLUSTER: &str = "default";
 
 fn local(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
@@ -72,7 +78,7 @@ impl Control {
         place::claim(&instance)?;
         shutdown::run(async move {
             let stopping = shutdown::on_signals()?;
-            let plane = open(&instance, &self.ports).await?;
+            let plane = open(&instance, &self.ports)?;
             let keys = instance.state_root().join("control.env");
             write_keys(&keys, &plane, &self.ports)?;
             telling::print(&format!(
@@ -86,26 +92,27 @@ impl Control {
     }
 }
 
-/// Opens the store and the ports.
-pub(crate) async fn open(instance: &Instance, ports: &Ports) -> Result<ControlPlane> {
+/// Opens the store and the API's port.
+pub(crate) fn open(instance: &Instance, ports: &Ports) -> Result<ControlPlane> {
     ControlPlane::open(Config {
-        state_root: instance.state_root().to_owned(),
-        admin_socket: instance.control_socket(),
-        api: ports.api,
-        rpc: ports.rpc,
+        state_dir: instance.state_root().to_owned(),
+        api_listen: ports.api,
+        rpc_listen: ports.rpc,
         region: ports.region.clone(),
+        account: ports.account.clone(),
+        default_cluster: DEFAULT_CLUSTER.to_owned(),
+        admin_socket: Some(instance.control_socket()),
     })
-    .await
 }
 
 /// Writes what a client needs.
 pub(crate) fn write_keys(file: &Path, plane: &ControlPlane, ports: &Ports) -> Result<()> {
-    let key = plane.access_key();
+    let (access_key_id, secret_access_key) = plane.access_key();
     let keys = Keys {
         api: plane.api_address(),
         region: &ports.region,
-        access_key_id: &key.id,
-        secret_access_key: &key.secret,
+        access_key_id,
+        secret_access_key,
     };
     keys::write(file, &keys)
 }

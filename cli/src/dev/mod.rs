@@ -5,16 +5,20 @@ mod reset;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use longshore_agent::{HostPolicy, Instance};
 use longshore_control::ControlPlane;
+use longshore_control::south::mint_token;
 use tokio::sync::watch;
 
 use crate::agent::HostOptions;
-use crate::control::{self, Ports};
+use crate::control::{self, DEFAULT_CLUSTER, Ports};
 use crate::place::{self, Place};
 use crate::{ps, scope, shutdown, socket, telling};
+
+const TOKEN_LIFE: Duration = Duration::from_secs(300);
 
 /// Run a whole ECS on this machine: control plane and agent in one process
 ///
@@ -62,10 +66,10 @@ impl Dev {
         config.policy = policy;
         shutdown::run(async move {
             let stopping = shutdown::on_signals()?;
-            let plane = control::open(&instance, &self.ports).await?;
+            let plane = control::open(&instance, &self.ports)?;
             let keys = instance.state_root().join("dev.env");
             control::write_keys(&keys, &plane, &self.ports)?;
-            config.token = Some(plane.mint_token("default")?);
+            config.token = Some(join_token(&plane)?);
             both(&instance, plane, config, keys, stopping).await
         })
     }
@@ -89,6 +93,12 @@ async fn both(
     };
     tokio::try_join!(told, halves)?;
     Ok(())
+}
+
+/// The agent joins as any other does. It needs this only at the first start; the token is good for a moment.
+fn join_token(plane: &ControlPlane) -> Result<String> {
+    let store = plane.store();
+    Ok(mint_token(store.as_ref(), DEFAULT_CLUSTER, TOKEN_LIFE)?)
 }
 
 async fn flat(half: tokio::task::JoinHandle<Result<()>>, name: &str) -> Result<()> {
