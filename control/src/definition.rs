@@ -18,6 +18,7 @@ mod quantity;
 mod unsupported;
 
 pub use capability::{Need, compatibilities, needs, required_attributes};
+pub(crate) use check::is_name;
 pub use check::{check, check_tags};
 pub use complete::{complete, normalise};
 pub use container::*;

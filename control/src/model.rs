@@ -153,6 +153,18 @@ pub struct Task {
     pub containers: Vec<Container>,
 }
 
+impl Task {
+    /// What ECS answers as `desiredStatus`: a task that ends by itself is wanted STOPPED from then on.
+    #[must_use]
+    pub fn desired_now(&self) -> Desired {
+        if self.status >= Status::Stopping {
+            Desired::Stopped
+        } else {
+            self.desired
+        }
+    }
+}
+
 /// A container of a task as last reported.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Container {
