@@ -119,13 +119,22 @@ pub enum FromControl {
     ReportStored(TaskId),
 }
 
-/// One task of the desired set.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One task of the desired set. `Debug` shows its ARN, not the values in its environment.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Wish {
     /// The task.
     pub spec: TaskSpec,
     /// Why it shall stop; none: it shall run.
     pub stop: Option<String>,
+}
+
+impl std::fmt::Debug for Wish {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wish")
+            .field("arn", &self.spec.arn)
+            .field("stop", &self.stop)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A handle on the link.

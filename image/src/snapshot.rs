@@ -248,7 +248,11 @@ fn mount_old(root: OwnedFd, lower: usize) -> Result<OwnedFd, String> {
 }
 
 fn mount_privately(root: BorrowedFd<'_>, lower: usize) -> Result<OwnedFd, String> {
-    // A thread's namespace and working directory are its own after this, and are gone when it ends.
+    // The order matters: a descriptor leads into the namespace it was opened in, where this thread could not
+    // mount; a working directory is carried over into the new one. Both are the thread's own, and gone with it.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)
+        .map_err(|e| format!("unshare of the directory: {e}"))?;
+    rustix::process::fchdir(root).map_err(|e| format!("fchdir: {e}"))?;
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).map_err(|e| {
         format!("unshare of the mount namespace: {e}; the agent needs CAP_SYS_ADMIN")
     })?;
@@ -257,7 +261,6 @@ fn mount_privately(root: BorrowedFd<'_>, lower: usize) -> Result<OwnedFd, String
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
     )
     .map_err(|e| format!("make mounts private: {e}"))?;
-    rustix::process::fchdir(root).map_err(|e| format!("fchdir: {e}"))?;
     let layers: Vec<String> = (0..lower).map(|at| format!("l/{at}")).collect();
     let mut options = format!("lowerdir={},upperdir=upper,workdir=work", layers.join(":"));
     for (key, value) in OPTIONS {

@@ -21,6 +21,13 @@ use crate::{NetworkError, lease};
 /// `NSFS_MAGIC` of linux/magic.h: what statfs(2) says of a pinned namespace.
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 
+/// What docker, and so ECS, sets in a container's own network: its ports and pings are nobody else's, so
+/// no user in it needs a capability for port 80 or for ping(8). A definition may set them otherwise afterwards.
+const OPEN_TO_USERS: [(&str, &str); 2] = [
+    ("ip_unprivileged_port_start", "0"),
+    ("ping_group_range", "0 2147483647"),
+];
+
 /// More mounts on one file than any sequence of crashes makes; a bound for the loop.
 const MAX_STACKED: usize = 64;
 
@@ -39,7 +46,7 @@ pub(crate) async fn ensure(pin: &Path) -> Result<(), NetworkError> {
 /// True if a namespace is pinned at `pin`.
 pub(crate) fn is_pinned(pin: &Path) -> io::Result<bool> {
     match rustix::fs::statfs(pin) {
-        Ok(fs) => Ok(fs.f_type as i64 == NSFS_MAGIC),
+        Ok(fs) => Ok(fs.f_type == NSFS_MAGIC),
         Err(rustix::io::Errno::NOENT) => Ok(false),
         Err(e) => Err(e.into()),
     }
@@ -54,6 +61,9 @@ fn make_and_pin(pin: &Path) -> io::Result<()> {
         .mode(0o600)
         .open(pin)?;
     unshare(CloneFlags::CLONE_NEWNET)?;
+    for (name, value) in OPEN_TO_USERS {
+        std::fs::write(Path::new("/proc/sys/net/ipv4").join(name), value)?;
+    }
     let own = Path::new("/proc/thread-self/ns/net");
     mount(
         Some(own),

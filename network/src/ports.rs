@@ -61,7 +61,7 @@ impl Dynamic {
     }
 }
 
-/// `32768	60999`, as the kernel prints it.
+/// `32768 60999`, as the kernel prints it.
 fn parse_range(text: &str) -> Option<RangeInclusive<u16>> {
     let mut words = text.split_whitespace();
     let (low, high) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);

@@ -253,8 +253,10 @@ fn a_udp_client_that_never_pauses_follows_the_port_to_its_next_container() {
         assert_eq!(ask(), format!("old sees {OUTSIDE}"));
         drop(server);
         net.release("a").await.unwrap();
-        // A question while nobody has the port: the flow now leads to the host itself.
-        client.send_to(b"?", (HOST, 5300)).unwrap();
+        // Nobody has the port: the flow now leads to the host itself.
+        let of_the_host = serve_udp("host", "0.0.0.0:5300");
+        assert_eq!(ask(), format!("host sees {OUTSIDE}"));
+        drop(of_the_host);
         let new = net
             .attach_bridge("b", &[udp(53, Some(5300))])
             .await
@@ -348,6 +350,12 @@ fn loopback_is_up_in_mode_none_and_nothing_else_is_there() {
             "self sees 127.0.0.1"
         );
         assert_eq!(at(&a.netns, || sh("ip -o link | wc -l")).trim(), "1");
+        let open_to_users =
+            "cd /proc/sys/net/ipv4; cat ip_unprivileged_port_start ping_group_range";
+        assert_eq!(
+            at(&a.netns, move || sh(open_to_users)),
+            "0\n0\t2147483647\n"
+        );
         assert!(at(&a.netns, || unreachable_tcp(GATEWAY, 80)));
         // No bridge, no rules, no forwarding for a host that needs none.
         assert_eq!(

@@ -32,12 +32,8 @@ pub(crate) use talk::{FromInit, Talk, ToInit};
 /// What init gets from the monitor.
 #[derive(Debug)]
 pub(crate) struct Inheritance {
-    /// Becomes standard input.
-    pub(crate) stdin: OwnedFd,
-    /// Becomes standard output.
-    pub(crate) stdout: OwnedFd,
-    /// Becomes standard error.
-    pub(crate) stderr: OwnedFd,
+    /// Becomes standard input, output and error.
+    pub(crate) stdio: [OwnedFd; 3],
     /// The detached root mount.
     pub(crate) root: OwnedFd,
     /// Init's end of the talk.
@@ -76,16 +72,10 @@ struct Walk {
 
 impl Walk {
     fn new(inheritance: Inheritance) -> Walk {
-        let Inheritance {
-            stdin,
-            stdout,
-            stderr,
-            root,
-            talk,
-        } = inheritance;
+        let Inheritance { stdio, root, talk } = inheritance;
         Walk {
             talk: Some(talk),
-            stdio: [stdin, stdout, stderr],
+            stdio,
             host_root: root,
             root: None,
             null: None,

@@ -30,6 +30,7 @@ use crate::cgroup::Hierarchy;
 use crate::error::Context;
 use crate::record::RunDirectory;
 use crate::wire;
+use birth::Making;
 
 /// Runs the role: the request is on standard input.
 pub fn run() -> ExitCode {
@@ -45,13 +46,24 @@ fn monitor() -> Result<(), StepError> {
     let mut requester = settle_in()?;
     let (request, descriptors) = wire::receive_request(&mut requester)?;
     let run = RunDirectory::from_fd(descriptors.run_dir, &request.id);
+    let mut requester = Some(requester);
     let born = enter_cgroup(&request.monitor_cgroup)
         .and_then(|()| run.lock_as_monitor())
-        .and_then(|lock| birth::create(&request, &run, descriptors.root, lock));
+        .and_then(|lock| {
+            let making = Making {
+                request: &request,
+                run: &run,
+                requester: &mut requester,
+            };
+            making.create(descriptors.root, lock)
+        });
     let outcome = born.as_ref().map(|_| ()).map_err(StepError::clone);
-    // The requester may be gone. Its successor finds this container by its run directory.
-    let told = wire::send_outcome(&mut requester, &outcome);
-    drop((told, requester));
+    if let Some(mut requester) = requester {
+        // It may be gone. Its successor finds this container by its run directory.
+        wire::send_outcome(&mut requester, &outcome).ok();
+    }
+    // The plan may hold secrets, and this process lives as long as the container.
+    drop(request);
     serve::serve(born?, run, descriptors.log_dir)
 }
 
@@ -60,7 +72,8 @@ fn settle_in() -> Result<UnixStream, StepError> {
     SigSet::all().thread_block().context("block", "signals")?;
     rustix::process::setsid().context("start", "session")?;
     rustix::process::chdir(c"/").context("change directory", "/")?;
-    rustix::process::umask(Mode::from_raw_mode(0o077));
+    // The socket appears with the mode that the umask leaves.
+    rustix::process::umask(Mode::from_raw_mode(0o177));
     let request = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
         .context("duplicate", "standard input")?;
     rustix::stdio::dup2_stdin(null()?).context("set", "standard input")?;

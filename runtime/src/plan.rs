@@ -8,9 +8,12 @@
 //! AppArmor and SELinux labels, sysctl, network devices, schedulers, personality, shared propagation.
 
 mod capabilities;
+mod devices;
 mod draft;
 mod facts;
 mod mounts;
+mod namespaces;
+mod program;
 mod refusals;
 mod step;
 mod text;

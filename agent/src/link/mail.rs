@@ -11,15 +11,14 @@ use tokio::sync::Notify;
 
 use super::{FromControl, Wish};
 
-/// See the module's documentation.
-#[derive(Debug)]
+/// See the module's documentation. `Debug` shows nothing: specs hold users' values.
 pub(super) struct Mail {
     state: Mutex<State>,
     outgoing: Notify,
     incoming: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     reports: BTreeMap<TaskId, Level>,
     answers: BTreeMap<TaskId, Answer>,
@@ -36,17 +35,21 @@ struct State {
     stop: BTreeSet<TaskId>,
 }
 
-#[derive(Debug)]
 struct Level {
     report: TaskReport,
     /// In this session.
     told: bool,
 }
 
-#[derive(Debug)]
 struct Answer {
     generation: u64,
     refusal: Option<String>,
+}
+
+impl std::fmt::Debug for Mail {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Mail(..)")
+    }
 }
 
 /// Something to tell the control plane.

@@ -14,14 +14,6 @@ pub(crate) enum Fault {
     Refused(ImageError),
 }
 
-impl Fault {
-    pub(crate) fn into_error(self) -> ImageError {
-        match self {
-            Fault::Unreachable(error) | Fault::Refused(error) => error,
-        }
-    }
-}
-
 impl From<ImageError> for Fault {
     fn from(error: ImageError) -> Fault {
         Fault::Refused(error)
@@ -34,12 +26,16 @@ pub(crate) enum Broken {
     NotTls(String),
     /// TLS was spoken and failed: a wrong certificate, an unknown authority.
     Tls(String),
-    /// Name resolution, connection, or the wire.
+    /// No connection came about: the name, the network, nobody listening.
+    Connect(String),
+    /// A connection broke before the answer.
     Wire(String),
 }
 
 /// Sorts an error of the HTTP client by walking its sources.
-pub(crate) fn classify(error: &(dyn Error + 'static)) -> Broken {
+pub(crate) fn classify(error: &hyper_util::client::legacy::Error) -> Broken {
+    let connecting = error.is_connect();
+    let error: &(dyn Error + 'static) = error;
     let text = chain(error);
     let mut source = Some(error);
     while let Some(e) = source {
@@ -54,7 +50,10 @@ pub(crate) fn classify(error: &(dyn Error + 'static)) -> Broken {
         }
         source = e.source();
     }
-    Broken::Wire(text)
+    match connecting {
+        true => Broken::Connect(text),
+        false => Broken::Wire(text),
+    }
 }
 
 fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {

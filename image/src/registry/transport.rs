@@ -248,7 +248,21 @@ impl Transport {
         sent.map_err(|broken| fault(ask, uri.authority().map_or("", |a| a.as_str()), broken))
     }
 
+    /// A connection may break between request and answer (servers close idle ones just then): a GET bears
+    /// being sent again.
     async fn attempt(
+        &self,
+        ask: &Ask<'_>,
+        uri: &Uri,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Response<Incoming>, Broken> {
+        match self.once(ask, uri, authorization).await {
+            Err(Broken::Wire(_)) => self.once(ask, uri, authorization).await,
+            other => other,
+        }
+    }
+
+    async fn once(
         &self,
         ask: &Ask<'_>,
         uri: &Uri,
@@ -271,7 +285,7 @@ impl Transport {
             .body(Empty::new())
             .map_err(|e| Broken::Wire(e.to_string()))?;
         match timeout(self.stall, self.client.request(request)).await {
-            Err(_) => Err(Broken::Wire(format!(
+            Err(_) => Err(Broken::Connect(format!(
                 "no answer for {} s",
                 self.stall.as_secs()
             ))),
@@ -342,7 +356,7 @@ fn tls_config(ca_files: &[PathBuf]) -> Result<rustls::ClientConfig, ImageError> 
 fn fault(ask: &Ask<'_>, host: &str, broken: Broken) -> Fault {
     let host = printable(host, 100);
     match broken {
-        Broken::Wire(cause) => Fault::Unreachable(ask.error(format!(
+        Broken::Connect(cause) | Broken::Wire(cause) => Fault::Unreachable(ask.error(format!(
             "registry {host} cannot be reached: {cause}; check its name, the network and that it runs"
         ))),
         Broken::Tls(cause) => Fault::Refused(ask.error(format!(

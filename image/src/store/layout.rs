@@ -16,7 +16,7 @@
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -98,10 +98,6 @@ impl Layout {
         };
         layout.empty("ingest")?;
         Ok(layout)
-    }
-
-    pub(crate) fn root(&self) -> BorrowedFd<'_> {
-        self.root.as_fd()
     }
 
     /// The names in a directory of the store.
@@ -239,11 +235,6 @@ impl Layout {
 }
 
 impl Ingest<'_> {
-    /// The directory itself.
-    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-
     /// A directory in it.
     pub(crate) fn mkdir(&self, name: &CStr, mode: Mode) -> Result<OwnedFd, ImageError> {
         let error = |e: Errno| self.layout.error("mkdir", &self.name, e);

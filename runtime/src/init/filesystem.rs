@@ -20,9 +20,6 @@ use crate::StepError;
 use crate::error::Context;
 use crate::plan::{Bind, Filesystem, MountFlags, Propagation};
 
-/// Statfs type of procfs.
-const PROC_SUPER_MAGIC: i64 = 0x9fa0;
-
 /// A detached mount that can be attached in several places: the first time itself, then as clones of it.
 /// (Kernels before 6.15 do not clone a mount that is attached nowhere.)
 #[derive(Debug)]
@@ -177,7 +174,7 @@ fn not_real(subject: &str, errno: Errno) -> StepError {
 /// a few files by name; a symlink elsewhere that ends in /proc is caught here.
 fn refuse_procfs(target: BorrowedFd<'_>, destination: &Path) -> Result<(), StepError> {
     let statfs = rustix::fs::fstatfs(target).context("mount", destination.display())?;
-    if statfs.f_type as i64 == PROC_SUPER_MAGIC && !destination.starts_with("/proc") {
+    if statfs.f_type == rustix::fs::PROC_SUPER_MAGIC && !destination.starts_with("/proc") {
         return Err(StepError::refused(
             "mount",
             destination.display(),

@@ -133,6 +133,8 @@ impl Walk {
         };
         match FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) {
             FileType::Directory => self.stack.push(found),
+            // Nothing can be made below /proc, so its links (many of them magic) need not be followed.
+            FileType::Symlink if on_procfs(&found)? => return Err(Errno::NOENT),
             FileType::Symlink => self.follow(&found)?,
             _ if last => return Ok(Some(found)),
             _ => return Err(Errno::NOTDIR),
@@ -166,6 +168,10 @@ impl Walk {
             }
         }
     }
+}
+
+fn on_procfs(fd: &OwnedFd) -> Result<bool, Errno> {
+    Ok(rustix::fs::fstatfs(fd)?.f_type == rustix::fs::PROC_SUPER_MAGIC)
 }
 
 /// EEXIST is fine: another container that shares the volume was first, and what it made is opened next.

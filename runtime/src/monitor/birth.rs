@@ -1,7 +1,7 @@
 //! From the request to an init that waits before execve, or back to nothing.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use longshore_sys::{CloneNamespace, Forked, clone3};
@@ -15,7 +15,7 @@ use crate::StepError;
 use crate::cgroup::{Group, Hierarchy};
 use crate::error::Context;
 use crate::init::{self, FromInit, Inheritance, Talk, ToInit};
-use crate::plan::{Namespace, Plan};
+use crate::plan::Namespace;
 use crate::record::{Phase, Process, RunDirectory, StateRecord, VERSION};
 use crate::wire::Request;
 
@@ -43,106 +43,99 @@ pub(super) struct Child {
     pub(super) stderr: OwnedFd,
 }
 
-/// Makes the container. Every effect is recorded before it is made; on error everything is undone.
-pub(super) fn create(
-    request: &Request,
-    run: &RunDirectory,
-    root: OwnedFd,
-    lock: OwnedFd,
-) -> Result<Born, StepError> {
-    let plan = &request.plan;
-    let group = Hierarchy::of_host()?.group(&plan.cgroup)?;
-    let mut state = StateRecord {
-        version: VERSION,
-        id: request.id.clone(),
-        cgroup: plan.cgroup.clone(),
-        phase: Phase::Creating,
-        init: None,
-    };
-    run.write_state(&state)?;
-    let made = prepare(&group, plan)
-        .and_then(|()| bear(&group, plan, root))
-        .and_then(|init| {
-            state.phase = Phase::Created;
-            match announce(&mut state, &init, run) {
-                Ok(listener) => Ok((init, listener)),
-                Err(error) => {
-                    reap(&init);
-                    Err(error)
-                }
+/// What a container is made from.
+#[derive(Debug)]
+pub(super) struct Making<'a> {
+    pub(super) request: &'a Request,
+    pub(super) run: &'a RunDirectory,
+    /// Init closes its copy, so that the requester sees the end of file of a monitor that died.
+    pub(super) requester: &'a mut Option<UnixStream>,
+}
+
+impl Making<'_> {
+    /// Makes the container. Every effect is recorded before it is made; on error everything is undone.
+    pub(super) fn create(mut self, root: OwnedFd, lock: OwnedFd) -> Result<Born, StepError> {
+        let plan = &self.request.plan;
+        let group = Hierarchy::of_host()?.group(&plan.cgroup)?;
+        // Before the record: whoever finds the record may remove the group.
+        refuse_occupied(&group)?;
+        let mut state = StateRecord {
+            version: VERSION,
+            id: self.request.id.clone(),
+            cgroup: plan.cgroup.clone(),
+            phase: Phase::Creating,
+            init: None,
+        };
+        self.run.write_state(&state)?;
+        let made = self.make(&group, root, &mut state);
+        let (init, listener) = made.inspect_err(|_| undo(&group))?;
+        let entrypoint = self.request.plan.entrypoint().to_owned();
+        Ok(Born {
+            state,
+            entrypoint,
+            group,
+            init,
+            listener,
+            _lock: lock,
+        })
+    }
+
+    fn make(
+        &mut self,
+        group: &Group,
+        root: OwnedFd,
+        state: &mut StateRecord,
+    ) -> Result<(Child, UnixListener), StepError> {
+        group.create()?;
+        if let Some(resources) = &self.request.plan.resources {
+            group.apply(resources)?;
+        }
+        let init = self.clone_init(group, root)?;
+        let announced = admit(group, &init).and_then(|()| announce(state, &init, self.run));
+        let listener = announced.inspect_err(|_| reap(&init))?;
+        Ok((init, listener))
+    }
+
+    fn clone_init(&mut self, group: &Group, root: OwnedFd) -> Result<Child, StepError> {
+        let plan = &self.request.plan;
+        let (ours, talk) = Talk::pair().context("make", "socket pair")?;
+        let (stdout, stdout_end) = pipe_with(PipeFlags::CLOEXEC).context("make", "pipe")?;
+        let (stderr, stderr_end) = pipe_with(PipeFlags::CLOEXEC).context("make", "pipe")?;
+        let stdin = null()?;
+        if let Some(path) = &plan.join_pid {
+            init::enter(path.as_ref(), CloneFlags::CLONE_NEWPID)?;
+        }
+        let namespaces: Vec<CloneNamespace> = plan
+            .clone
+            .iter()
+            .filter_map(|namespace| cloned(*namespace))
+            .collect();
+        let directory = group.cgroup_fd()?;
+        match clone3(&namespaces, directory.as_ref().map(AsFd::as_fd)).context("clone", "init")? {
+            Forked::Parent { pid, pidfd } => Ok(Child {
+                pid,
+                pidfd,
+                talk: ours,
+                stdout,
+                stderr,
+            }),
+            Forked::Child => {
+                // Init must not hold its parent's ends: end of file is how each side learns that the
+                // monitor died.
+                drop((ours, self.requester.take()));
+                let stdio = [stdin, stdout_end, stderr_end];
+                init::run(plan, Inheritance { stdio, root, talk })
             }
-        });
-    let (init, listener) = made.inspect_err(|_| undo(&group))?;
-    let entrypoint = plan.entrypoint().to_owned();
-    Ok(Born {
-        state,
-        entrypoint,
-        group,
-        init,
-        listener,
-        _lock: lock,
-    })
-}
-
-fn prepare(group: &Group, plan: &Plan) -> Result<(), StepError> {
-    if group.exists() && !group.processes()?.is_empty() {
-        return Err(StepError::refused(
-            "make cgroup",
-            &plan.cgroup,
-            "processes of another container are in it",
-        ));
-    }
-    group.create()?;
-    plan.resources
-        .as_ref()
-        .map_or(Ok(()), |resources| group.apply(resources))
-}
-
-/// Clones init into the group and waits until it has walked its steps.
-fn bear(group: &Group, plan: &Plan, root: OwnedFd) -> Result<Child, StepError> {
-    let init = clone_init(group, plan, root)?;
-    let ready = admit(group, &init);
-    ready.inspect_err(|_| reap(&init))?;
-    Ok(init)
-}
-
-fn clone_init(group: &Group, plan: &Plan, root: OwnedFd) -> Result<Child, StepError> {
-    let (ours, theirs) = Talk::pair().context("make", "socket pair")?;
-    let (stdout, stdout_end) = pipe_with(PipeFlags::CLOEXEC).context("make", "pipe")?;
-    let (stderr, stderr_end) = pipe_with(PipeFlags::CLOEXEC).context("make", "pipe")?;
-    let stdin = null()?;
-    if let Some(path) = &plan.join_pid {
-        init::enter(path.as_ref(), CloneFlags::CLONE_NEWPID)?;
-    }
-    let namespaces: Vec<CloneNamespace> = plan
-        .clone
-        .iter()
-        .filter_map(|namespace| cloned(*namespace))
-        .collect();
-    let directory = group.cgroup_fd()?;
-    match clone3(&namespaces, directory.as_ref().map(AsFd::as_fd)).context("clone", "init")? {
-        Forked::Parent { pid, pidfd } => Ok(Child {
-            pid,
-            pidfd,
-            talk: ours,
-            stdout,
-            stderr,
-        }),
-        Forked::Child => {
-            // Init must not hold its parent's end: end of file is how it learns that the monitor died.
-            drop(ours);
-            init::run(
-                plan,
-                Inheritance {
-                    stdin,
-                    stdout: stdout_end,
-                    stderr: stderr_end,
-                    root,
-                    talk: theirs,
-                },
-            )
         }
     }
+}
+
+fn refuse_occupied(group: &Group) -> Result<(), StepError> {
+    if !group.exists() || group.processes()?.is_empty() {
+        return Ok(());
+    }
+    let cause = "processes of another container are in it; give each container a cgroup of its own";
+    Err(StepError::refused("make cgroup", group.path(), cause))
 }
 
 /// The cgroup namespace is absent: init unshares it once it is in its group.
@@ -190,6 +183,7 @@ fn announce(
     listener
         .set_nonblocking(true)
         .context("listen on", "monitor.sock")?;
+    state.phase = Phase::Created;
     state.init = Some(Process::of_pid(init.pid)?);
     run.write_state(state)?;
     Ok(listener)

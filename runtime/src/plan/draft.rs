@@ -4,16 +4,17 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{Linux, Process, Spec};
 
+use super::devices::{default_devices, default_links, node};
 use super::facts::HostFacts;
 use super::mounts::{self, Propagation};
-use super::step::{CapabilitySets, DeviceKind, DeviceNode, Environment, Namespace, Rlimit, Step};
+use super::namespaces::Namespaces;
+use super::program::{Program, rlimits};
+use super::step::{CapabilitySets, Namespace, Step};
 use super::{Plan, capabilities, refusals};
 use crate::{StepError, seccomp};
 
-/// What a program without PATH gets to be looked up in, as login(1) sets it for root.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// HOST_NAME_MAX of Linux.
 const HOSTNAME_MAX: usize = 64;
 
@@ -214,193 +215,6 @@ impl Plan {
     }
 }
 
-/// The namespaces of a spec, sorted by how they come to be.
-#[derive(Debug, Default)]
-struct Namespaces {
-    clone: Vec<Namespace>,
-    new_cgroup: bool,
-    join_pid: Option<String>,
-    join: Vec<(Namespace, PathBuf)>,
-}
-
-impl Namespaces {
-    fn of(linux: &Linux) -> Result<Namespaces, StepError> {
-        let mut sorted = Namespaces::default();
-        let mut seen = Vec::new();
-        for namespace in linux.namespaces().iter().flatten() {
-            let kind = kind(namespace.typ())?;
-            if seen.contains(&kind) {
-                return Err(StepError::refused(
-                    "plan namespace",
-                    kind,
-                    "it is listed twice",
-                ));
-            }
-            seen.push(kind);
-            match namespace
-                .path()
-                .as_ref()
-                .filter(|path| !path.as_os_str().is_empty())
-            {
-                Some(path) => sorted.join(kind, path)?,
-                None if kind == Namespace::Cgroup => sorted.new_cgroup = true,
-                None => sorted.clone.push(kind),
-            }
-        }
-        if !sorted.clone.contains(&Namespace::Mount) {
-            return Err(StepError::refused(
-                "plan namespace",
-                Namespace::Mount,
-                "a container needs a new one",
-            ));
-        }
-        Ok(sorted)
-    }
-
-    fn join(&mut self, kind: Namespace, path: &Path) -> Result<(), StepError> {
-        if !path.is_absolute() {
-            return Err(StepError::refused(
-                "plan namespace",
-                path.display(),
-                "its path must be absolute",
-            ));
-        }
-        match kind {
-            Namespace::Mount => {
-                return Err(StepError::refused(
-                    "plan namespace",
-                    path.display(),
-                    "a mount namespace is never joined",
-                ));
-            }
-            Namespace::Pid => self.join_pid = Some(path.to_string_lossy().into_owned()),
-            other => self.join.push((other, path.to_owned())),
-        }
-        Ok(())
-    }
-}
-
-fn kind(kind: LinuxNamespaceType) -> Result<Namespace, StepError> {
-    Ok(match kind {
-        LinuxNamespaceType::Mount => Namespace::Mount,
-        LinuxNamespaceType::Pid => Namespace::Pid,
-        LinuxNamespaceType::Uts => Namespace::Uts,
-        LinuxNamespaceType::Ipc => Namespace::Ipc,
-        LinuxNamespaceType::Network => Namespace::Network,
-        LinuxNamespaceType::Cgroup => Namespace::Cgroup,
-        LinuxNamespaceType::User | LinuxNamespaceType::Time => {
-            return Err(StepError::refused(
-                "plan namespace",
-                kind,
-                "not supported by this runtime; remove it from the spec",
-            ));
-        }
-    })
-}
-
-/// The program and what surrounds it.
-#[derive(Debug)]
-struct Program {
-    args: Vec<String>,
-    environment: Environment,
-    path: String,
-    needs_home: bool,
-}
-
-impl Program {
-    fn of(process: &Process) -> Result<Program, StepError> {
-        let args = process.args().clone().unwrap_or_default();
-        if args.first().is_none_or(String::is_empty) {
-            return Err(StepError::refused(
-                "plan entrypoint",
-                "process.args",
-                "there is no program to run; give the container a command or the image an entrypoint",
-            ));
-        }
-        if args.iter().any(|arg| arg.contains('\0')) {
-            return Err(StepError::refused(
-                "plan entrypoint",
-                "process.args",
-                "an argument holds a NUL byte",
-            ));
-        }
-        let environment = environment(process.env().as_deref().unwrap_or_default())?;
-        let value = |wanted: &str| {
-            let find = |entry: &String| {
-                entry
-                    .split_once('=')
-                    .filter(|(name, _)| *name == wanted)
-                    .map(|(_, value)| value.to_owned())
-            };
-            environment.0.iter().find_map(find)
-        };
-        let path = value("PATH").unwrap_or_else(|| DEFAULT_PATH.to_owned());
-        let needs_home = value("HOME").is_none_or(|home| home.is_empty());
-        Ok(Program {
-            args,
-            path,
-            needs_home,
-            environment,
-        })
-    }
-}
-
-/// Each name once, the last value at the first place. Messages never hold a value: it may be a secret.
-fn environment(entries: &[String]) -> Result<Environment, StepError> {
-    let mut kept: Vec<(&str, &str)> = Vec::new();
-    for (index, entry) in entries.iter().enumerate() {
-        let pair = entry
-            .split_once('=')
-            .filter(|(name, _)| !name.is_empty() && !entry.contains('\0'));
-        let Some((name, value)) = pair else {
-            return Err(StepError::refused(
-                "plan environment",
-                format!("process.env[{index}]"),
-                "an entry must read NAME=value and hold no NUL byte",
-            ));
-        };
-        match kept.iter_mut().find(|(known, _)| *known == name) {
-            Some(known) => known.1 = value,
-            None => kept.push((name, value)),
-        }
-    }
-    Ok(Environment(
-        kept.into_iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect(),
-    ))
-}
-
-fn rlimits(process: &Process) -> Result<Vec<Step>, StepError> {
-    let mut steps: Vec<Step> = Vec::new();
-    for limit in process.rlimits().iter().flatten() {
-        let name = limit.typ().to_string();
-        if limit.soft() > limit.hard() {
-            return Err(StepError::refused(
-                "plan rlimit",
-                name,
-                "the soft limit is above the hard one",
-            ));
-        }
-        if steps
-            .iter()
-            .any(|step| matches!(step, Step::Rlimit(known) if known.name == name))
-        {
-            return Err(StepError::refused(
-                "plan rlimit",
-                name,
-                "it is listed twice",
-            ));
-        }
-        steps.push(Step::Rlimit(Rlimit {
-            name,
-            soft: limit.soft(),
-            hard: limit.hard(),
-        }));
-    }
-    Ok(steps)
-}
-
 fn umask(given: Option<u32>) -> Result<u32, StepError> {
     match given.unwrap_or(0o022) {
         mask @ 0..=0o777 => Ok(mask),
@@ -431,7 +245,7 @@ fn missing(field: &str) -> StepError {
     StepError::refused("plan", field, "the spec must have it")
 }
 
-fn absolute(what: &str, path: &Path) -> Result<PathBuf, StepError> {
+pub(super) fn absolute(what: &str, path: &Path) -> Result<PathBuf, StepError> {
     if path.is_absolute() {
         return Ok(path.to_owned());
     }
@@ -442,63 +256,5 @@ fn absolute(what: &str, path: &Path) -> Result<PathBuf, StepError> {
     ))
 }
 
-fn node(device: &LinuxDevice) -> Result<DeviceNode, StepError> {
-    let refused = |cause: &str| StepError::refused("plan device", device.path().display(), cause);
-    let kind = match device.typ() {
-        LinuxDeviceType::C | LinuxDeviceType::U => DeviceKind::Char,
-        LinuxDeviceType::B => DeviceKind::Block,
-        LinuxDeviceType::P => DeviceKind::Fifo,
-        LinuxDeviceType::A => return Err(refused("a node's type must be one of b, c, p, u")),
-    };
-    let number = |value: i64| {
-        u32::try_from(value).map_err(|_| refused("its major or minor number is out of range"))
-    };
-    Ok(DeviceNode {
-        path: absolute("device", device.path())?,
-        kind,
-        major: number(device.major())?,
-        minor: number(device.minor())?,
-        mode: device.file_mode().unwrap_or(0o666) & 0o7777,
-        uid: device.uid().unwrap_or(0),
-        gid: device.gid().unwrap_or(0),
-    })
-}
-
-/// runtime-spec config-linux.md "Default Devices".
-fn default_devices() -> impl Iterator<Item = Step> {
-    let nodes = [
-        ("null", 1, 3),
-        ("zero", 1, 5),
-        ("full", 1, 7),
-        ("random", 1, 8),
-        ("urandom", 1, 9),
-        ("tty", 5, 0),
-    ];
-    nodes.into_iter().map(|(name, major, minor)| {
-        let path = Path::new("/dev").join(name);
-        Step::Device(DeviceNode {
-            path,
-            kind: DeviceKind::Char,
-            major,
-            minor,
-            mode: 0o666,
-            uid: 0,
-            gid: 0,
-        })
-    })
-}
-
-/// runtime-spec runtime-linux.md "Dev symbolic links", and ptmx of the container's own devpts.
-fn default_links() -> impl Iterator<Item = Step> {
-    let links = [
-        ("ptmx", "pts/ptmx"),
-        ("fd", "/proc/self/fd"),
-        ("stdin", "/proc/self/fd/0"),
-        ("stdout", "/proc/self/fd/1"),
-        ("stderr", "/proc/self/fd/2"),
-    ];
-    links.into_iter().map(|(name, target)| Step::Symlink {
-        path: Path::new("/dev").join(name),
-        target: target.into(),
-    })
-}
+#[cfg(test)]
+mod tests;

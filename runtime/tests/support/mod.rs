@@ -18,7 +18,10 @@ use longshore_runtime::container::{Container, ExitRecord, Launch, Runtime};
 use longshore_sys::{MountAttributes, mount_setattr};
 use oci_spec::runtime::Spec;
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
+    fsopen,
+};
 use serde_json::{Value, json};
 
 const BUSYBOX: &str = "/bin/busybox";
@@ -29,16 +32,21 @@ const APPLETS: [&str; 24] = [
 ];
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
-pub struct Host {
-    pub runtime: Runtime,
-    pub directory: tempfile::TempDir,
-    pub cgroup: String,
+pub(crate) struct Host {
+    pub(crate) runtime: Runtime,
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) cgroup: String,
     mounts: String,
 }
 
 impl Host {
-    pub fn new() -> Host {
+    pub(crate) fn new() -> Host {
         own_mount_namespace();
+        Host::here()
+    }
+
+    /// In the mount namespace and root directory that the thread is in.
+    pub(crate) fn here() -> Host {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let cgroup = format!("longshore-test-{}-{number}", std::process::id());
         let host = Host {
@@ -52,7 +60,7 @@ impl Host {
         host
     }
 
-    pub fn group(&self, name: &str) -> Group {
+    pub(crate) fn group(&self, name: &str) -> Group {
         let path = if name.is_empty() {
             self.cgroup.clone()
         } else {
@@ -61,21 +69,21 @@ impl Host {
         Hierarchy::of_host().unwrap().group(&path).unwrap()
     }
 
-    pub fn run_dir(&self) -> PathBuf {
+    pub(crate) fn run_dir(&self) -> PathBuf {
         self.directory.path().join("containers/c1")
     }
 
-    pub fn log_dir(&self) -> PathBuf {
+    pub(crate) fn log_dir(&self) -> PathBuf {
         self.directory.path().join("logs/c1")
     }
 
-    pub fn container(&self) -> Container {
+    pub(crate) fn container(&self) -> Container {
         Container {
             run_dir: self.run_dir(),
         }
     }
 
-    pub fn create(&self, spec: &Spec, root: Root) -> Result<Container, StepError> {
+    pub(crate) fn create(&self, spec: &Spec, root: Root) -> Result<Container, StepError> {
         let monitor_cgroup = format!("{}/monitor", self.cgroup);
         self.runtime.create(Launch {
             id: "c1",
@@ -88,7 +96,7 @@ impl Host {
     }
 
     /// Runs a program to its end: its exit record and all of its output.
-    pub fn run(&self, spec: &Spec, root: Root) -> (ExitRecord, String) {
+    pub(crate) fn run(&self, spec: &Spec, root: Root) -> (ExitRecord, String) {
         let container = self.create(spec, root).unwrap();
         container.start().unwrap();
         let exit = wait(&container);
@@ -98,14 +106,14 @@ impl Host {
     }
 
     /// Runs a shell command in an unchanged spec.
-    pub fn shell(&self, command: &str) -> (ExitRecord, String) {
+    pub(crate) fn shell(&self, command: &str) -> (ExitRecord, String) {
         self.run(
             &self.spec(&["/bin/sh", "-c", command], |_| {}),
             Root::busybox(),
         )
     }
 
-    pub fn output(&self) -> String {
+    pub(crate) fn output(&self) -> String {
         let text = std::fs::read_to_string(self.log_dir().join("log.jsonl")).unwrap_or_default();
         let entry = |line: &str| {
             serde_json::from_str::<Value>(line).unwrap()["log"]
@@ -116,14 +124,14 @@ impl Host {
         text.lines().map(entry).collect()
     }
 
-    pub fn spec(&self, args: &[&str], change: impl FnOnce(&mut Value)) -> Spec {
+    pub(crate) fn spec(&self, args: &[&str], change: impl FnOnce(&mut Value)) -> Spec {
         let mut spec = base_spec(args, &format!("{}/c1", self.cgroup));
         change(&mut spec);
         serde_json::from_value(spec).unwrap()
     }
 
     /// Pids whose cgroup is this test's, monitors and zombies included.
-    pub fn processes(&self) -> Vec<u32> {
+    pub(crate) fn processes(&self) -> Vec<u32> {
         let pids = std::fs::read_dir("/proc")
             .unwrap()
             .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
@@ -135,7 +143,7 @@ impl Host {
     }
 
     /// Nothing of the container is left but its log.
-    pub fn assert_nothing_left(&self) {
+    pub(crate) fn assert_nothing_left(&self) {
         assert!(!self.run_dir().exists(), "the run directory is left");
         assert!(!self.group("c1").exists(), "the cgroup is left");
         eventually("no process is left", || self.processes().is_empty());
@@ -161,7 +169,7 @@ impl Drop for Host {
 }
 
 /// Waits for a condition that the kernel brings about by itself, such as a dead monitor leaving /proc.
-pub fn eventually(what: &str, condition: impl Fn() -> bool) {
+pub(crate) fn eventually(what: &str, condition: impl Fn() -> bool) {
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
     while !condition() {
         assert!(std::time::Instant::now() < deadline, "not in time: {what}");
@@ -170,7 +178,7 @@ pub fn eventually(what: &str, condition: impl Fn() -> bool) {
 }
 
 /// Waits for the end of a container, then reads its record.
-pub fn wait(container: &Container) -> ExitRecord {
+pub(crate) fn wait(container: &Container) -> ExitRecord {
     let mut end = container.subscribe().unwrap();
     assert_eq!(end.read(&mut [0]).unwrap(), 0);
     container
@@ -180,12 +188,12 @@ pub fn wait(container: &Container) -> ExitRecord {
 }
 
 /// A root file system.
-pub struct Root {
-    pub mount: OwnedFd,
+pub(crate) struct Root {
+    pub(crate) mount: OwnedFd,
 }
 
 impl Root {
-    pub fn empty() -> Root {
+    pub(crate) fn empty() -> Root {
         let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
         fsconfig_set_string(&context, "mode", "0755").unwrap();
         fsconfig_create(&context).unwrap();
@@ -199,7 +207,7 @@ impl Root {
     }
 
     /// A static busybox and its links, /etc/passwd, and nothing else.
-    pub fn busybox() -> Root {
+    pub(crate) fn busybox() -> Root {
         assert!(
             Path::new(BUSYBOX).exists(),
             "install Debian's busybox-static"
@@ -220,7 +228,7 @@ impl Root {
         root
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.mount.as_raw_fd())).join(name)
     }
 }
@@ -230,7 +238,7 @@ fn mounts() -> String {
 }
 
 /// The test's thread gets a mount namespace of its own, so that no other program's mounts disturb the count.
-fn own_mount_namespace() {
+pub(crate) fn own_mount_namespace() {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("root");
     let root = rustix::fs::openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
     let private = MountAttributes {
@@ -240,7 +248,7 @@ fn own_mount_namespace() {
     mount_setattr(root.as_fd(), private, true).unwrap();
 }
 
-pub fn write(path: PathBuf, text: &str, mode: u32) {
+pub(crate) fn write(path: PathBuf, text: &str, mode: u32) {
     std::fs::write(&path, text).unwrap();
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
     File::open(path)

@@ -1,0 +1,442 @@
+//! Real parts: Debian's docker-registry, skopeo, umoci, the kernel's overlayfs. Needs root.
+//!
+//! Works below the temporary directory; mounts nothing that anybody else can see.
+
+mod registry;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use longshore_image::{Registries, Store, resolve_user};
+use registry::{digest, gzip, noise};
+use serde_json::json;
+use sha2::Digest as _;
+
+/// Debian's registry on a port of its own; gone when dropped.
+struct DockerRegistry {
+    child: Child,
+    authority: String,
+}
+
+impl DockerRegistry {
+    fn start(dir: &Path) -> DockerRegistry {
+        let config = dir.join("registry.yml");
+        let text = format!(
+            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
+             http: {{addr: '127.0.0.1:0'}}\n",
+            dir.join("registry").display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let mut child = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&config)
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("docker-registry is missing: install the package docker-registry");
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        let authority = loop {
+            line.clear();
+            assert!(
+                log.read_line(&mut line).unwrap() > 0,
+                "docker-registry ended"
+            );
+            if let Some((_, rest)) = line.split_once("listening on ") {
+                break rest.split(['"', ' ', '\n']).next().unwrap().to_owned();
+            }
+        };
+        // It must never wait for somebody to read its log.
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        DockerRegistry { child, authority }
+    }
+}
+
+impl Drop for DockerRegistry {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn run(package: &str, command: &mut Command) {
+    let output = command.output();
+    let output =
+        output.unwrap_or_else(|e| panic!("{command:?}: {e}: install the package {package}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}");
+}
+
+/// An OCI image layout of plain tars, for skopeo and umoci to read.
+fn layout(dir: &Path, layers: &[Vec<u8>]) -> PathBuf {
+    let to = dir.join("layout");
+    std::fs::create_dir_all(to.join("blobs/sha256")).unwrap();
+    let blob = |bytes: &[u8]| {
+        let digest = digest(bytes);
+        std::fs::write(to.join("blobs").join(digest.replace(':', "/")), bytes).unwrap();
+        (digest, bytes.len())
+    };
+    let described = |media_type: &str, (digest, size): (String, usize)| json!({"mediaType": format!("application/vnd.oci.image.{media_type}"), "digest": digest, "size": size});
+    let diff_ids: Vec<String> = layers.iter().map(|l| digest(l)).collect();
+    let config = json!({"architecture": registry::arch(), "os": "linux", "config": {"User": "app:staff"},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids}});
+    let config = described("config.v1+json", blob(config.to_string().as_bytes()));
+    let layers: Vec<_> = layers
+        .iter()
+        .map(|l| described("layer.v1.tar+gzip", blob(&gzip(l))))
+        .collect();
+    let manifest = json!({"schemaVersion": 2, "config": config, "layers": layers});
+    let mut manifest = described("manifest.v1+json", blob(manifest.to_string().as_bytes()));
+    manifest["annotations"] = json!({"org.opencontainers.image.ref.name": "t"});
+    let index = json!({"schemaVersion": 2, "manifests": [manifest]});
+    std::fs::write(to.join("index.json"), index.to_string()).unwrap();
+    std::fs::write(to.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    to
+}
+
+struct Tar(tar::Builder<Vec<u8>>);
+
+impl Tar {
+    fn new() -> Tar {
+        let mut builder = tar::Builder::new(Vec::new());
+        builder.follow_symlinks(false);
+        Tar(builder)
+    }
+
+    fn add(
+        &mut self,
+        kind: tar::EntryType,
+        name: &str,
+        link: &str,
+        data: &[u8],
+        mode: u32,
+        owner: (u64, u64),
+    ) -> &mut Tar {
+        let mut h = tar::Header::new_gnu();
+        h.set_entry_type(kind);
+        h.set_size(data.len() as u64);
+        h.set_mode(mode);
+        h.set_uid(owner.0);
+        h.set_gid(owner.1);
+        h.set_mtime(1_234_567_890);
+        if kind.is_character_special() || kind.is_block_special() {
+            h.set_device_major(1).unwrap();
+            h.set_device_minor(7).unwrap();
+        }
+        match kind {
+            tar::EntryType::Link | tar::EntryType::Symlink => {
+                self.0.append_link(&mut h, name, link).unwrap()
+            }
+            _ => self.0.append_data(&mut h, name, data).unwrap(),
+        }
+        self
+    }
+
+    fn dir(&mut self, name: &str, mode: u32, owner: (u64, u64)) -> &mut Tar {
+        self.add(tar::EntryType::Directory, name, "", b"", mode, owner)
+    }
+
+    fn file(&mut self, name: &str, data: &[u8]) -> &mut Tar {
+        self.add(tar::EntryType::Regular, name, "", data, 0o644, (0, 0))
+    }
+
+    fn pax(&mut self, records: &[(&str, &[u8])]) -> &mut Tar {
+        self.0
+            .append_pax_extensions(records.iter().copied())
+            .unwrap();
+        self
+    }
+
+    fn bytes(&mut self) -> Vec<u8> {
+        std::mem::replace(self, Tar::new()).0.into_inner().unwrap()
+    }
+}
+
+/// CAP_NET_BIND_SERVICE, permitted and effective (capabilities(7), version 2).
+const FILE_CAPABILITY: &[u8] = &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// Three layers with about all that a layer can hold, on top of this machine's own /etc.
+fn rich_layers() -> Vec<Vec<u8>> {
+    use tar::EntryType as T;
+    let passwd = b"root:x:0:0::/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n";
+    let mut base = Tar::new();
+    base.dir("./", 0o755, (0, 0));
+    base.0.append_dir_all("etc-of-this-host", "/etc").unwrap();
+    base.dir("etc", 0o755, (0, 0))
+        .file("etc/passwd", passwd)
+        .file("etc/group", b"root:x:0:\nstaff:x:50:app\n")
+        .dir("tmp", 0o1777, (0, 0))
+        .dir("home", 0o755, (0, 0))
+        .dir("home/app", 0o2750, (1000, 1000))
+        .file("home/app/removed", b"1")
+        .dir("home/app/opaque", 0o700, (1000, 50))
+        .file("home/app/opaque/hidden", b"2")
+        .dir("home/app/whole", 0o755, (0, 0))
+        .file("home/app/whole/inner", b"3")
+        .add(T::Regular, "su", "", &noise(300_000), 0o6755, (0, 50))
+        .add(T::Link, "su-hard", "su", b"", 0o6755, (0, 50))
+        .add(T::Symlink, "abs", "/etc/passwd", b"", 0o777, (1000, 50))
+        .add(T::Symlink, "up", "../../..", b"", 0o777, (0, 0))
+        .add(T::Fifo, "fifo", "", b"", 0o642, (1, 2))
+        .add(T::Char, "char", "", b"", 0o666, (0, 0))
+        .add(T::Block, "block", "", b"", 0o660, (0, 6))
+        .file("größe", "unicode".as_bytes())
+        .file(&format!("{}/{}", "d".repeat(120), "n".repeat(200)), b"long")
+        .pax(&[
+            ("SCHILY.xattr.security.capability", FILE_CAPABILITY),
+            ("mtime", b"1234567890.125"),
+        ])
+        .add(T::Regular, "bind", "", b"cap", 0o755, (0, 0))
+        .pax(&[
+            ("SCHILY.xattr.user.note", b"kept"),
+            ("uid", b"3000000"),
+            ("gid", b"3000001"),
+        ])
+        .file("noted", b"x");
+    let mut upper = Tar::new();
+    upper
+        .dir("home/app", 0o2755, (1000, 1000))
+        .file("home/app/.wh.removed", b"")
+        .dir("home/app/opaque", 0o750, (1000, 50))
+        .file("home/app/opaque/.wh..wh..opq", b"")
+        .file("home/app/opaque/seen", b"new")
+        .file("home/app/.wh.whole", b"")
+        .file("tmp-file", b"first");
+    let mut top = Tar::new();
+    top.dir("home/app/whole", 0o711, (1000, 1000))
+        .file("home/app/whole/other", b"4")
+        .file("tmp-file", b"second");
+    vec![base.bytes(), upper.bytes(), top.bytes()]
+}
+
+/// Every path below `root` with what a container can see of it.
+fn described(root: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    describe(root, Path::new(""), &mut found);
+    found
+}
+
+fn describe(root: &Path, at: &Path, found: &mut BTreeMap<PathBuf, String>) {
+    let path = root.join(at);
+    let meta = match at.as_os_str().is_empty() {
+        true => std::fs::metadata(&path).unwrap(),
+        false => std::fs::symlink_metadata(&path).unwrap(),
+    };
+    let kind = meta.file_type();
+    let content = if kind.is_file() {
+        format!(
+            "{} {}",
+            meta.len(),
+            hex::encode(sha2::Sha256::digest(std::fs::read(&path).unwrap()))
+        )
+    } else if kind.is_symlink() {
+        format!("-> {}", std::fs::read_link(&path).unwrap().display())
+    } else {
+        String::new()
+    };
+    let links = if kind.is_dir() { 0 } else { meta.nlink() };
+    let device = if kind.is_char_device() || kind.is_block_device() {
+        meta.rdev()
+    } else {
+        0
+    };
+    let attributes = attributes(&path, kind.is_file() || kind.is_dir());
+    let (mode, owner) = (meta.mode(), (meta.uid(), meta.gid()));
+    // umoci leaves the time of devices and fifos, and of directories it touched later, as they happened to be.
+    let time = if kind.is_file() {
+        (meta.mtime(), meta.mtime_nsec())
+    } else {
+        (0, 0)
+    };
+    let line = format!(
+        "{mode:o} {owner:?} links {links} dev {device} time {time:?} {attributes} {content}"
+    );
+    found.insert(at.to_owned(), line);
+    if kind.is_dir() {
+        for entry in std::fs::read_dir(&path).unwrap() {
+            describe(root, &at.join(entry.unwrap().file_name()), found);
+        }
+    }
+}
+
+fn attributes(path: &Path, can_have: bool) -> String {
+    let mut all = Vec::new();
+    let mut list = vec![0; 4096];
+    if can_have {
+        let len = rustix::fs::listxattr(path, &mut list).unwrap();
+        for name in list[..len].split(|b| *b == 0).filter(|n| !n.is_empty()) {
+            let mut value = vec![0; 256];
+            let len = rustix::fs::getxattr(path, name, &mut value).unwrap();
+            all.push(format!(
+                "{}={}",
+                String::from_utf8_lossy(name),
+                hex::encode(&value[..len])
+            ));
+        }
+    }
+    all.sort();
+    // umoci's own mark; overlayfs hides its marks itself.
+    all.retain(|a| !a.starts_with("user.rootlesscontainers") && !a.starts_with("trusted.overlay"));
+    all.join(",")
+}
+
+fn mounts() -> usize {
+    std::fs::read_to_string("/proc/self/mountinfo")
+        .unwrap()
+        .lines()
+        .count()
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_root_is_what_umoci_unpacks_from_the_same_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = mounts();
+    let registry = DockerRegistry::start(dir.path());
+    let layout = layout(dir.path(), &rich_layers());
+    let source = format!("oci:{}:t", layout.display());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let store = Store::open(&dir.path().join("store"), Registries::default()).unwrap();
+    run(
+        "umoci",
+        Command::new("umoci")
+            .args(["unpack", "--image"])
+            .arg(format!("{}:t", layout.display()))
+            .arg(dir.path().join("bundle")),
+    );
+    let wanted = described(&dir.path().join("bundle/rootfs"));
+    assert!(wanted.len() > 100);
+
+    // The same image as OCI and as Docker schema 2.
+    for format in ["oci", "v2s2"] {
+        let name = format!("{}/some/{format}:t", registry.authority);
+        run(
+            "skopeo",
+            Command::new("skopeo")
+                .args([
+                    "copy",
+                    "--insecure-policy",
+                    "--dest-tls-verify=false",
+                    "--format",
+                    format,
+                ])
+                .arg(&source)
+                .arg(format!("docker://{name}")),
+        );
+        let image = runtime.block_on(store.pull(&name, |_| {})).unwrap();
+        assert_eq!(image.layers.len(), 3);
+        let root = store.mount_root(format, &image).unwrap();
+        let seen = described(Path::new(&format!("/proc/self/fd/{}", root.as_raw_fd())));
+        for (path, line) in &wanted {
+            assert_eq!(seen.get(path), Some(line), "{}", path.display());
+        }
+        let extra: Vec<_> = seen
+            .keys()
+            .filter(|path| !wanted.contains_key(*path))
+            .collect();
+        assert_eq!(extra, [&PathBuf::new(); 0]);
+
+        use std::os::fd::AsFd;
+        let user = image
+            .config
+            .config()
+            .as_ref()
+            .unwrap()
+            .user()
+            .clone()
+            .unwrap();
+        let user = resolve_user(root.as_fd(), &user).unwrap();
+        assert_eq!(
+            (user.uid, user.gid, user.home.as_str()),
+            (1000, 50, "/home/app")
+        );
+    }
+    assert_eq!(store.roots().unwrap(), ["oci", "v2s2"]);
+    assert_eq!(mounts(), before);
+    for id in ["oci", "v2s2", "v2s2", "never-was"] {
+        store.remove_root(id).unwrap();
+    }
+    assert_eq!(store.roots().unwrap(), [""; 0]);
+    assert_eq!(
+        std::fs::read_dir(dir.path().join("store/ingest"))
+            .unwrap()
+            .count(),
+        0
+    );
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_root_keeps_what_was_written_and_is_one_images() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _inside = runtime.enter();
+    let registry = runtime.block_on(registry::Registry::start());
+    let store = Store::open(&dir.path().join("store"), Registries::default()).unwrap();
+    let mut layer = Tar::new();
+    layer
+        .dir("./", 0o751, (7, 8))
+        .dir("d", 0o755, (0, 0))
+        .file("d/f", b"below");
+    registry.push("a", "1", &[layer.bytes()]);
+    registry.push("empty", "1", &[]);
+    let pull = |name: &str| {
+        runtime
+            .block_on(store.pull(&registry.reference(name), |_| {}))
+            .unwrap()
+    };
+    let image = pull("a:1");
+    let write = |fd: &std::os::fd::OwnedFd, name: &str, data: &str| {
+        std::fs::write(
+            Path::new(&format!("/proc/self/fd/{}/{name}", fd.as_raw_fd())),
+            data,
+        )
+        .unwrap();
+    };
+    let read = |fd: &std::os::fd::OwnedFd, name: &str| {
+        std::fs::read_to_string(Path::new(&format!(
+            "/proc/self/fd/{}/{name}",
+            fd.as_raw_fd()
+        )))
+    };
+    let root = store.mount_root("one", &image).unwrap();
+    let meta = std::fs::metadata(format!("/proc/self/fd/{}", root.as_raw_fd())).unwrap();
+    assert_eq!(
+        (meta.mode() & 0o7777, meta.uid(), meta.gid()),
+        (0o751, 7, 8)
+    );
+    write(&root, "d/f", "above");
+    std::fs::rename(
+        format!("/proc/self/fd/{}/d/f", root.as_raw_fd()),
+        format!("/proc/self/fd/{}/moved", root.as_raw_fd()),
+    )
+    .unwrap();
+    drop(root);
+    let root = store.mount_root("one", &image).unwrap();
+    assert_eq!(read(&root, "moved").unwrap(), "above");
+    assert!(read(&root, "d/f").is_err());
+    let other = store.mount_root("two", &image).unwrap();
+    assert_eq!(read(&other, "d/f").unwrap(), "below");
+
+    let empty = pull("empty:1");
+    let error = store.mount_root("one", &empty).unwrap_err().to_string();
+    assert!(error.contains("it is a root of image"), "{error}");
+    let nothing = store.mount_root("three", &empty).unwrap();
+    write(&nothing, "new", "x");
+    assert_eq!(read(&nothing, "new").unwrap(), "x");
+    drop((root, other, nothing));
+    for id in store.roots().unwrap() {
+        store.remove_root(&id).unwrap();
+    }
+    let mut left: Vec<_> = std::fs::read_dir(dir.path().join("store/ingest"))
+        .unwrap()
+        .collect();
+    left.extend(std::fs::read_dir(dir.path().join("store/roots")).unwrap());
+    assert_eq!(left.len(), 0);
+    assert_eq!(dir.path().as_os_str().as_bytes().first(), Some(&b'/'));
+}

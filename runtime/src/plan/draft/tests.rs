@@ -1,0 +1,237 @@
+//! Golden plans, and the refusals of the planner.
+
+use super::*;
+use serde_json::{Value, json};
+
+/// Words of a refusal, and the change of the spec that earns it.
+type Case = (&'static str, fn(&mut Value));
+
+fn host() -> HostFacts {
+    let bounding = ["CAP_CHOWN", "CAP_KILL", "CAP_NET_BIND_SERVICE"]
+        .map(str::to_owned)
+        .to_vec();
+    HostFacts {
+        bounding,
+        v1_hierarchies: vec!["cpu,cpuacct".into(), "name=systemd".into()],
+    }
+}
+
+fn spec() -> Value {
+    json!({
+        "ociVersion": "1.2.0",
+        "hostname": "box",
+        "root": {"path": "x", "readonly": true},
+        "process": {
+            "user": {"uid": 33, "gid": 34, "additionalGids": [5]},
+            "args": ["web", "--port", "80"],
+            "env": ["PATH=/bin", "TOKEN=hunter2"],
+            "cwd": "/srv",
+            "noNewPrivileges": true,
+            "oomScoreAdj": 100,
+            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 1024, "hard": 18446744073709551615u64}],
+            "capabilities": {
+                "bounding": ["CAP_NET_BIND_SERVICE", "CAP_CHOWN", "CAP_SYS_ADMIN"],
+                "effective": ["CAP_CHOWN"],
+                "permitted": ["CAP_CHOWN"],
+            },
+        },
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "options": ["nosuid", "noexec", "nodev"]},
+            {"destination": "/dev", "type": "tmpfs", "options": ["nosuid", "strictatime", "mode=755"]},
+            {"destination": "/data", "source": "/host/data", "options": ["rbind", "ro", "rslave"]},
+            {"destination": "/sys/fs/cgroup", "type": "cgroup", "options": ["ro"]},
+        ],
+        "linux": {
+            "cgroupsPath": "longshore/t1/c1",
+            "namespaces": [
+                {"type": "pid"}, {"type": "mount"}, {"type": "uts"}, {"type": "ipc"}, {"type": "cgroup"},
+                {"type": "network", "path": "/run/netns/t1"},
+            ],
+            "seccomp": {"defaultAction": "SCMP_ACT_ALLOW"},
+            "maskedPaths": ["/proc/kcore"],
+            "readonlyPaths": ["/proc/sys"],
+        },
+    })
+}
+
+fn plan(change: impl FnOnce(&mut Value)) -> Result<Plan, StepError> {
+    let mut spec = spec();
+    change(&mut spec);
+    Plan::of(&serde_json::from_value(spec).unwrap(), &host())
+}
+
+fn refusal(change: impl FnOnce(&mut Value)) -> String {
+    plan(change).unwrap_err().to_string()
+}
+
+#[test]
+fn the_whole_plan_in_order() {
+    expect_test::expect![[r#"
+        cgroup longshore/t1/c1
+        clone pid mount uts ipc
+          undumpable
+          await cgroup
+          oom score adjustment 100
+          join network /run/netns/t1
+          new cgroup namespace
+          new session keyring
+          hostname box
+          open host null
+          open tree #0 /host/data
+          isolate mounts
+          pivot root, private
+          umask 000
+          mount proc /proc rw,nosuid,nodev,noexec private, no symlink
+          mount tmpfs /dev rw,nosuid,strictatime private mode=755
+          attach #0 /data ro slave
+          mount cgroup /sys/fs/cgroup ro,nosuid,nodev,noexec [cpu,cpuacct name=systemd]
+          device /dev/null c 1:3 0666 0:0
+          device /dev/zero c 1:5 0666 0:0
+          device /dev/full c 1:7 0666 0:0
+          device /dev/random c 1:8 0666 0:0
+          device /dev/urandom c 1:9 0666 0:0
+          device /dev/tty c 5:0 0666 0:0
+          symlink /dev/ptmx -> pts/ptmx
+          symlink /dev/fd -> /proc/self/fd
+          symlink /dev/stdin -> /proc/self/fd/0
+          symlink /dev/stdout -> /proc/self/fd/1
+          symlink /dev/stderr -> /proc/self/fd/2
+          read-only /proc/sys
+          mask /proc/kcore
+          working directory /srv
+          read-only root
+          home of 33
+          RLIMIT_NOFILE 1024 unlimited
+          bounding CHOWN NET_BIND_SERVICE
+          user 33 group 34 groups [5]
+          umask 022
+          find web in /bin
+          effective CHOWN, permitted CHOWN, inheritable none, ambient none
+          no new privileges
+          await start
+          seccomp filter, flags 0x0
+          execute ["web", "--port", "80"] with PATH TOKEN
+        warning: CAP_SYS_ADMIN is not in this host's bounding set: left out
+    "#]]
+    .assert_eq(&plan(|_| {}).unwrap().to_string());
+}
+
+#[test]
+fn without_no_new_privileges_the_filter_comes_before_the_capabilities_go() {
+    let plan = plan(|spec| spec["process"]["noNewPrivileges"] = json!(false)).unwrap();
+    let tail: Vec<String> = plan
+        .steps
+        .iter()
+        .rev()
+        .take(4)
+        .map(Step::to_string)
+        .collect();
+    expect_test::expect![[r#"
+        execute ["web", "--port", "80"] with PATH TOKEN
+        await start
+        effective CHOWN, permitted CHOWN, inheritable none, ambient none
+        seccomp filter, flags 0x0"#]]
+    .assert_eq(&tail.join("\n"));
+}
+
+#[test]
+fn a_plan_survives_the_wire_and_shows_no_secret() {
+    let plan = plan(|_| {}).unwrap();
+    let text = serde_json::to_string(&plan).unwrap();
+    assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
+    assert!(text.contains("hunter2"), "the program needs it");
+    assert!(!format!("{plan}{plan:?}{plan:#?}").contains("hunter2"));
+}
+
+#[test]
+fn what_is_not_supported_is_refused_by_name() {
+    let cases: [Case; 10] = [
+        ("hooks", |spec| {
+            spec["hooks"] = json!({"poststop": [{"path": "/x"}]})
+        }),
+        ("process.terminal", |spec| {
+            spec["process"]["terminal"] = json!(true)
+        }),
+        ("process.apparmorProfile", |spec| {
+            spec["process"]["apparmorProfile"] = json!("x")
+        }),
+        ("linux.sysctl", |spec| {
+            spec["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "1"})
+        }),
+        ("linux.uidMappings", |spec| {
+            spec["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": 1, "size": 1}]);
+        }),
+        ("user", |spec| {
+            spec["linux"]["namespaces"][0]["type"] = json!("user")
+        }),
+        ("time", |spec| {
+            spec["linux"]["namespaces"][0]["type"] = json!("time")
+        }),
+        ("linux.personality", |spec| {
+            spec["linux"]["personality"] = json!({"domain": "LINUX32"})
+        }),
+        ("shared", |spec| {
+            spec["linux"]["rootfsPropagation"] = json!("shared")
+        }),
+        ("id-mapped", |spec| {
+            spec["mounts"][2]["uidMappings"] = json!([{"containerID": 0, "hostID": 1, "size": 1}]);
+        }),
+    ];
+    for (name, change) in cases {
+        let refusal = refusal(change);
+        assert!(
+            refusal.to_lowercase().contains(&name.to_lowercase()),
+            "{name}: {refusal}"
+        );
+    }
+}
+
+#[test]
+fn what_the_kernel_would_refuse_without_a_reason_is_refused_with_one() {
+    let cases: [Case; 13] = [
+        ("linux.cgroupsPath", |spec| {
+            drop(spec["linux"].as_object_mut().unwrap().remove("cgroupsPath"))
+        }),
+        ("relative path", |spec| {
+            spec["linux"]["cgroupsPath"] = json!("/a")
+        }),
+        ("relative path", |spec| {
+            spec["linux"]["cgroupsPath"] = json!("a/../../b")
+        }),
+        ("new uts namespace", |spec| {
+            spec["linux"]["namespaces"][2]["path"] = json!("/run/uts")
+        }),
+        ("never joined", |spec| {
+            spec["linux"]["namespaces"][1]["path"] = json!("/run/mnt")
+        }),
+        ("listed twice", |spec| {
+            spec["linux"]["namespaces"][2]["type"] = json!("pid")
+        }),
+        ("no program to run", |spec| {
+            spec["process"]["args"] = json!([])
+        }),
+        ("process.env[1]", |spec| {
+            spec["process"]["env"] = json!(["A=1", "hunter2"])
+        }),
+        ("longer than 64", |spec| {
+            spec["hostname"] = json!("x".repeat(65))
+        }),
+        ("soft limit", |spec| {
+            spec["process"]["rlimits"][0]["hard"] = json!(1)
+        }),
+        ("absolute", |spec| spec["process"]["cwd"] = json!("srv")),
+        ("not permitted", |spec| {
+            spec["process"]["capabilities"]["effective"] = json!(["CAP_KILL"]);
+        }),
+        ("not inheritable", |spec| {
+            spec["process"]["capabilities"]["ambient"] = json!(["CAP_CHOWN"]);
+        }),
+    ];
+    for (words, change) in cases {
+        let refusal = refusal(change);
+        assert!(
+            refusal.contains(words) && !refusal.contains("hunter2"),
+            "{words}: {refusal}"
+        );
+    }
+}

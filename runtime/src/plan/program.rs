@@ -1,0 +1,112 @@
+//! The program, its environment and its limits.
+
+use oci_spec::runtime::Process;
+
+use super::step::{Environment, Rlimit, Step};
+use crate::StepError;
+
+/// What a program without PATH gets to be looked up in, as login(1) sets it for root.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The program and what surrounds it.
+#[derive(Debug)]
+pub(super) struct Program {
+    pub(super) args: Vec<String>,
+    pub(super) environment: Environment,
+    pub(super) path: String,
+    pub(super) needs_home: bool,
+}
+
+impl Program {
+    pub(super) fn of(process: &Process) -> Result<Program, StepError> {
+        let args = process.args().clone().unwrap_or_default();
+        if args.first().is_none_or(String::is_empty) {
+            return Err(StepError::refused(
+                "plan entrypoint",
+                "process.args",
+                "there is no program to run; give the container a command or the image an entrypoint",
+            ));
+        }
+        if args.iter().any(|arg| arg.contains('\0')) {
+            return Err(StepError::refused(
+                "plan entrypoint",
+                "process.args",
+                "an argument holds a NUL byte",
+            ));
+        }
+        let environment = environment(process.env().as_deref().unwrap_or_default())?;
+        let value = |wanted: &str| {
+            let find = |entry: &String| {
+                entry
+                    .split_once('=')
+                    .filter(|(name, _)| *name == wanted)
+                    .map(|(_, value)| value.to_owned())
+            };
+            environment.0.iter().find_map(find)
+        };
+        let path = value("PATH").unwrap_or_else(|| DEFAULT_PATH.to_owned());
+        let needs_home = value("HOME").is_none_or(|home| home.is_empty());
+        Ok(Program {
+            args,
+            path,
+            needs_home,
+            environment,
+        })
+    }
+}
+
+/// Each name once, the last value at the first place. Messages never hold a value: it may be a secret.
+fn environment(entries: &[String]) -> Result<Environment, StepError> {
+    let mut kept: Vec<(&str, &str)> = Vec::new();
+    for (index, entry) in entries.iter().enumerate() {
+        let pair = entry
+            .split_once('=')
+            .filter(|(name, _)| !name.is_empty() && !entry.contains('\0'));
+        let Some((name, value)) = pair else {
+            return Err(StepError::refused(
+                "plan environment",
+                format!("process.env[{index}]"),
+                "an entry must read NAME=value and hold no NUL byte",
+            ));
+        };
+        match kept.iter_mut().find(|(known, _)| *known == name) {
+            Some(known) => known.1 = value,
+            None => kept.push((name, value)),
+        }
+    }
+    Ok(Environment(
+        kept.into_iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect(),
+    ))
+}
+
+pub(super) fn rlimits(process: &Process) -> Result<Vec<Step>, StepError> {
+    let mut steps: Vec<Step> = Vec::new();
+    for limit in process.rlimits().iter().flatten() {
+        let name = limit.typ().to_string();
+        if limit.soft() > limit.hard() {
+            return Err(StepError::refused(
+                "plan rlimit",
+                name,
+                "the soft limit is above the hard one",
+            ));
+        }
+        if steps
+            .iter()
+            .any(|step| matches!(step, Step::Rlimit(known) if known.name == name))
+        {
+            return Err(StepError::refused(
+                "plan rlimit",
+                name,
+                "it is listed twice",
+            ));
+        }
+        steps.push(Step::Rlimit(Rlimit {
+            name,
+            soft: limit.soft(),
+            hard: limit.hard(),
+        }));
+    }
+    Ok(steps)
+}
