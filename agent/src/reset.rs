@@ -93,7 +93,7 @@ fn cgroups(instance: &Instance, parent: Option<String>, removed: &mut Removed) -
     let hierarchy = Hierarchy::of_host()?;
     let own = parent.is_none();
     let parent = parent.unwrap_or_else(|| instance.cgroup_parent());
-    let mut names: Vec<String> = ["tasks", "monitors", "agent"]
+    let mut names: Vec<String> = ["task", "monitors", "agent"]
         .map(|leaf| format!("{parent}/{leaf}"))
         .to_vec();
     // A delegated scope itself is systemd's to remove, once it is empty.

@@ -1,7 +1,7 @@
 //! Where this process and its tasks stand in the cgroup tree.
 //!
 //! A systemd host owns its cgroup tree, so the agent asks systemd for a delegated scope and lives
-//! inside: itself in the leaf `agent`, tasks below `tasks`, monitors below `monitors`. Elsewhere the
+//! inside: itself in the leaf `agent`, tasks below `task`, monitors below `monitors`. Elsewhere the
 //! groups stand directly below the hierarchies' roots. The decision is a pure function of what the host
 //! shows; only [`enter`] touches anything.
 //!
@@ -9,7 +9,7 @@
 //! system.slice/longshore-NAME.scope     delegated; empty itself, so that controllers may be enabled
 //! ├── agent                             this process
 //! ├── monitors                          each container's parent
-//! └── tasks/ID/CONTAINER                the containers
+//! └── task/ID/CONTAINER                 the containers
 //! ```
 //!
 //! The scope outlives the agent while a task runs in it; a new agent then joins it.
