@@ -88,6 +88,3 @@ impl Api {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

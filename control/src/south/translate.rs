@@ -26,14 +26,12 @@ const TASK_DESCRIBES: &[&str] = &[
     "compatibilities",
     "requiresCompatibilities",
     "requiresAttributes",
-    "placementConstraints",
     "runtimePlatform",
     "registeredAt",
     "registeredBy",
     "deregisteredAt",
-    "taskRoleArn",
+    // It serves pulls, logs and secrets, which are refused where they would need it.
     "executionRoleArn",
-    "enableFaultInjection",
 ];
 /// Fields of a container that are carried.
 const CONTAINER: &[&str] = &[
