@@ -94,9 +94,9 @@ impl ThisHost {
         Container::open(&self.run_dir(runtime_id))
     }
 
-    /// The group that holds every task's.
+    /// The group that holds every task's. Not `tasks`: every cgroup of v1 has a file of that name.
     pub(crate) fn tasks_cgroup(&self) -> String {
-        format!("{}/tasks", self.cgroup_parent)
+        format!("{}/task", self.cgroup_parent)
     }
 
     /// The group that holds the monitors, which no task's limits reach.

@@ -41,7 +41,7 @@ pub(crate) struct Inputs<'a> {
     pub(crate) policy: &'a HostPolicy,
     /// The directory that holds `hosts`, `hostname` and `resolv.conf`.
     pub(crate) etc: &'a Path,
-    /// `<parent>/tasks/<task id>`.
+    /// `<parent>/task/<task id>`.
     pub(crate) task_cgroup: &'a str,
     pub(crate) host: &'a Host,
 }

@@ -58,7 +58,7 @@ impl Case {
             attachment: self.attachment.as_ref(),
             policy: &self.policy,
             etc: Path::new("/run/longshore/etc/x"),
-            task_cgroup: "longshore/tasks/1",
+            task_cgroup: "longshore/task/1",
             host: &self.host,
         })?;
         let mut spec = serde_json::to_value(&spec).unwrap();
