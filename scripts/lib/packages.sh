@@ -5,7 +5,7 @@ packages_image="busybox-static skopeo umoci docker-registry"
 packages_host="iproute2 nftables procps util-linux"
 packages_aws="python3 python3-venv"
 packages_small="curl jq"
-packages_vm="mmdebstrap e2fsprogs qemu-system-x86 linux-image-cloud-amd64 kmod"
+packages_vm="mmdebstrap e2fsprogs qemu-system-x86"
 packages_minbase="mmdebstrap git"
 packages_peers="podman containerd crun runc"
 
