@@ -1,4 +1,4 @@
-//! The instance's own groups: `tasks`, which holds every task's, and `monitors`, which no task's limits
+//! The instance's own groups: `task`, which holds every task's, and `monitors`, which no task's limits
 //! reach. On v2 in a delegated scope the agent itself moves into a leaf, `agent`, because a group that
 //! hands controllers down may hold no process.
 

@@ -94,7 +94,7 @@ impl ThisHost {
         Container::open(&self.run_dir(runtime_id))
     }
 
-    /// The group that holds every task's. Not `tasks`: every cgroup of v1 has a file of that name.
+    /// The group that holds every task's. Not `tasks`: on v1 every group has a file of that name.
     pub(crate) fn tasks_cgroup(&self) -> String {
         format!("{}/task", self.cgroup_parent)
     }
@@ -159,3 +159,6 @@ fn target<'a>(order: &'a Order, key: &ContainerKey) -> Result<&'a Target, Failur
         )
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,13 +7,12 @@ use longshore_engine::{
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::*;
-use crate::journal::Found;
 use crate::link::Wish;
 use crate::sample;
 
 /// A host where everything works, at once, but for what the test says.
 #[derive(Debug, Default)]
-struct Fake {
+pub(crate) struct Fake {
     /// Tasks whose pull never ends.
     stuck: HashSet<TaskId>,
     /// Tasks whose containers end by themselves.
@@ -69,7 +68,7 @@ impl World for Fake {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-enum Told {
+pub(crate) enum Told {
     Report(TaskId, Status),
     Forget(TaskId),
     Answer(TaskId, u64, Result<(), String>),
@@ -77,7 +76,7 @@ enum Told {
 }
 
 #[derive(Debug)]
-struct Recorder(UnboundedSender<Told>);
+pub(crate) struct Recorder(UnboundedSender<Told>);
 
 impl Upstream for Recorder {
     fn report(&self, report: TaskReport) {
@@ -99,38 +98,47 @@ impl Upstream for Recorder {
 }
 
 /// A driver that runs, and what it tells.
-struct Agent {
-    dir: Arc<tempfile::TempDir>,
-    control: mpsc::Sender<FromControl>,
+pub(crate) struct Agent<W> {
+    pub(crate) control: mpsc::Sender<FromControl>,
     told: UnboundedReceiver<Told>,
-    board: Board,
-    world: Arc<Fake>,
+    pub(crate) board: Board,
+    pub(crate) world: Arc<W>,
     stop: watch::Sender<bool>,
     driver: tokio::task::JoinHandle<Recorder>,
 }
 
-impl Agent {
-    fn start(world: Fake) -> Agent {
-        Agent::start_in(Arc::new(tempfile::tempdir().unwrap()), world)
+pub(crate) fn capacity() -> Capacity {
+    Capacity {
+        cpu: 4096,
+        memory: 4096,
+        reserved_ports: Default::default(),
     }
+}
 
-    fn start_in(dir: Arc<tempfile::TempDir>, world: Fake) -> Agent {
+impl Agent<Fake> {
+    /// An agent on the fake host, over the journal in `dir`.
+    fn start(dir: &tempfile::TempDir, world: Fake) -> Agent<Fake> {
         let (journal, found) = Journal::open(&dir.path().join("agent.redb")).unwrap();
-        let Found {
-            records, accepted, ..
-        } = found;
-        let alive = running(&records);
-        let capacity = Capacity {
-            cpu: 4096,
-            memory: 4096,
-            reserved_ports: Default::default(),
-        };
+        let alive = running(&found.records);
+        let engine = Engine::restore(capacity(), found.records);
+        Agent::drive(engine, journal, Arc::new(world), found.accepted, alive)
+    }
+}
+
+impl<W: World> Agent<W> {
+    pub(crate) fn drive(
+        engine: Engine,
+        journal: Journal,
+        world: Arc<W>,
+        accepted: Option<Accepted>,
+        alive: Vec<ContainerKey>,
+    ) -> Agent<W> {
         let (control, from_control) = mpsc::channel(16);
         let (sender, told) = unbounded_channel();
         let (stop, stopped) = watch::channel(false);
-        let (board, world) = (Board::default(), Arc::new(world));
+        let board = Board::default();
         let driver = Driver::new(Start {
-            engine: Engine::restore(capacity, records),
+            engine,
             journal,
             world: Arc::clone(&world),
             upstream: Recorder(sender),
@@ -141,7 +149,6 @@ impl Agent {
         });
         let driver = tokio::spawn(driver.run(stopped));
         Agent {
-            dir,
             control,
             told,
             board,
@@ -151,14 +158,13 @@ impl Agent {
         }
     }
 
-    /// Stops the driver as a shutdown does; returns where its journal lies.
-    async fn stop(self) -> Arc<tempfile::TempDir> {
+    /// Stops the driver as a shutdown does; tasks go on.
+    pub(crate) async fn stop(self) {
         self.stop.send_replace(true);
         drop(self.driver.await.unwrap());
-        self.dir
     }
 
-    async fn want(&self, store: &str, generation: u64, wishes: Vec<Wish>) {
+    pub(crate) async fn want(&self, store: &str, generation: u64, wishes: Vec<Wish>) {
         let desired = FromControl::Desired {
             store_id: store.to_owned(),
             generation,
@@ -168,7 +174,7 @@ impl Agent {
     }
 
     /// Waits until this is told; what was told before it.
-    async fn until(&mut self, wanted: &Told) -> Vec<Told> {
+    pub(crate) async fn until(&mut self, wanted: &Told) -> Vec<Told> {
         let mut before = Vec::new();
         let wait = async {
             loop {
@@ -219,7 +225,8 @@ fn report(n: u32, status: Status) -> Told {
 
 #[tokio::test]
 async fn a_task_runs_stops_and_is_forgotten_once_its_end_is_stored() {
-    let mut agent = Agent::start(Fake::default());
+    let dir = tempfile::tempdir().unwrap();
+    let mut agent = Agent::start(&dir, Fake::default());
     agent.want("s", 1, vec![run(1)]).await;
     agent.until(&Told::Answer(sample::id(1), 1, Ok(()))).await;
     agent.until(&report(1, Status::Running)).await;
@@ -240,20 +247,22 @@ async fn a_task_runs_stops_and_is_forgotten_once_its_end_is_stored() {
     agent.want("s", 2, vec![run(1)]).await;
     let before = agent.until(&Told::Answer(sample::id(1), 2, Ok(()))).await;
     assert!(before.is_empty(), "{before:?}");
-    let (_, found) = {
-        let dir = agent.stop().await;
-        Journal::open(&dir.path().join("agent.redb")).unwrap()
-    };
+    agent.stop().await;
+    let (_, found) = Journal::open(&dir.path().join("agent.redb")).unwrap();
     assert!(found.records.is_empty());
 }
 
 #[tokio::test]
 async fn a_stuck_task_stalls_no_other() {
-    let mut agent = Agent::start(Fake {
-        stuck: HashSet::from([sample::id(1)]),
-        short: HashSet::from([sample::id(2)]),
-        ..Fake::default()
-    });
+    let dir = tempfile::tempdir().unwrap();
+    let mut agent = Agent::start(
+        &dir,
+        Fake {
+            stuck: HashSet::from([sample::id(1)]),
+            short: HashSet::from([sample::id(2)]),
+            ..Fake::default()
+        },
+    );
     agent.want("s", 1, vec![run(1), run(2)]).await;
     agent.until(&report(2, Status::Stopped)).await;
     agent.want("s", 2, vec![stop(1)]).await;
@@ -262,7 +271,8 @@ async fn a_stuck_task_stalls_no_other() {
 
 #[tokio::test]
 async fn an_older_set_of_the_same_store_is_ignored() {
-    let mut agent = Agent::start(Fake::default());
+    let dir = tempfile::tempdir().unwrap();
+    let mut agent = Agent::start(&dir, Fake::default());
     agent.want("s", 5, vec![run(1)]).await;
     agent.until(&report(1, Status::Running)).await;
     agent.want("s", 4, vec![stop(1)]).await;
@@ -280,7 +290,8 @@ async fn an_older_set_of_the_same_store_is_ignored() {
 
 #[tokio::test]
 async fn what_the_set_does_not_list_is_asked_about_and_stopped_only_on_a_verdict() {
-    let mut agent = Agent::start(Fake::default());
+    let dir = tempfile::tempdir().unwrap();
+    let mut agent = Agent::start(&dir, Fake::default());
     agent.want("s", 1, vec![run(1)]).await;
     agent.until(&report(1, Status::Running)).await;
     // Another store knows nothing yet: it learns from this host, and is not asked.
@@ -300,7 +311,8 @@ async fn what_the_set_does_not_list_is_asked_about_and_stopped_only_on_a_verdict
 
 #[tokio::test]
 async fn a_wish_that_cannot_be_met_is_refused_and_the_others_go_on() {
-    let mut agent = Agent::start(Fake::default());
+    let dir = tempfile::tempdir().unwrap();
+    let mut agent = Agent::start(&dir, Fake::default());
     let mut twins = run(1);
     twins.spec.containers.push(sample::container("web"));
     let mut idle = run(2);
@@ -325,7 +337,8 @@ async fn a_wish_that_cannot_be_met_is_refused_and_the_others_go_on() {
 
 #[tokio::test]
 async fn a_task_that_shall_stop_before_it_came_is_proven_gone_and_reported() {
-    let mut agent = Agent::start(Fake::default());
+    let dir = tempfile::tempdir().unwrap();
+    let mut agent = Agent::start(&dir, Fake::default());
     agent.want("s", 1, vec![stop(1)]).await;
     agent.until(&report(1, Status::Stopped)).await;
     let performed = agent.world.performed.lock().unwrap().clone();
@@ -339,12 +352,13 @@ async fn a_task_that_shall_stop_before_it_came_is_proven_gone_and_reported() {
 
 #[tokio::test]
 async fn a_restart_takes_up_what_runs_and_reports_it_again() {
-    let mut agent = Agent::start(Fake::default());
+    let dir = tempfile::tempdir().unwrap();
+    let mut agent = Agent::start(&dir, Fake::default());
     agent.want("s", 1, vec![run(1)]).await;
     agent.until(&report(1, Status::Running)).await;
-    let dir = agent.stop().await;
+    agent.stop().await;
 
-    let mut agent = Agent::start_in(dir, Fake::default());
+    let mut agent = Agent::start(&dir, Fake::default());
     agent.until(&report(1, Status::Running)).await;
     assert!(
         agent.world.performed.lock().unwrap().is_empty(),
