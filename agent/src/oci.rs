@@ -92,11 +92,6 @@ fn linux(inputs: &Inputs<'_>, capabilities: &[Capability]) -> Linux {
     let names: Vec<String> = capabilities.iter().map(|c| format!("CAP_{c}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let seccomp = (!privileged).then(|| longshore_runtime::seccomp::default_profile(&names));
-    let sysctl = match inputs.task.network {
-        // The host's own settings are not a container's to change.
-        NetworkMode::Host => None,
-        NetworkMode::None | NetworkMode::Bridge => Some(network_sysctl()),
-    };
     let mut linux = Linux::default();
     linux
         .set_namespaces(Some(namespaces(inputs)))
@@ -104,23 +99,11 @@ fn linux(inputs: &Inputs<'_>, capabilities: &[Capability]) -> Linux {
             format!("{}/{}", inputs.task_cgroup, inputs.runtime_id).into(),
         ))
         .set_resources(Some(resources::of_container(inputs.container)))
-        .set_sysctl(sysctl)
         .set_seccomp(seccomp)
         .set_devices(None)
         .set_masked_paths(paths(mounts::MASKED))
         .set_readonly_paths(paths(mounts::READONLY));
     linux
-}
-
-/// Docker's two: a program may bind ports below 1024 and send pings without a capability, because
-/// in a network namespace of its own neither harms anybody.
-fn network_sysctl() -> std::collections::HashMap<String, String> {
-    [
-        ("net.ipv4.ip_unprivileged_port_start", "0"),
-        ("net.ipv4.ping_group_range", "0 2147483647"),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .into()
 }
 
 /// A namespace of each kind but user; the network's is the one that was pinned for this container,

@@ -85,12 +85,12 @@ fn words_of(body: &[u8]) -> String {
     }
 }
 
-/// Returns once the agent has been admitted by its control plane.
+/// Returns once the agent has a session with its control plane.
 pub(crate) async fn until_joined(instance: &Instance) {
     let socket = instance.agent_socket();
     loop {
         let metadata = get(&socket, "/v1/metadata").await;
-        if metadata.is_ok_and(|metadata| metadata["ContainerInstanceArn"].is_string()) {
+        if metadata.is_ok_and(|metadata| metadata["AgentConnected"] == true) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -5,7 +5,7 @@ web_image=$cache/web-image
 
 # Makes the image once; the layout is at $web_image, its tag is "latest".
 need_web_image() {
-    [ -e "$web_image/made" ] && return 0
+    cmp -s "$root/scripts/lib/image.sh" "$web_image/made" && return 0
     need_packages $packages_image
     debs "$cache/debs" busybox-static base-files base-passwd netbase
     rm -rf "$web_image"
@@ -19,7 +19,7 @@ need_web_image() {
     layer_whiteout "$work"
     web_config
     rm -rf "$work"
-    touch "$web_image/made"
+    cp "$root/scripts/lib/image.sh" "$web_image/made"
 }
 
 # One layer: unpack what is there, let a function change the root, pack the difference.
@@ -62,6 +62,10 @@ put_page() {
     printf '/bin/true\n' >"$rootfs/srv/not-executable"
     printf '.html:text/html; charset=utf-8\n' >"$rootfs/etc/httpd.conf"
     chown -R 33:33 "$rootfs/srv/www"
+    # The first process of a pid namespace gets no signal that it has not asked for, so httpd alone would
+    # have to be killed.
+    printf '#!/bin/sh\ntrap "exit 0" TERM\nhttpd "$@" &\nwait\n' >"$rootfs/bin/serve"
+    chmod 755 "$rootfs/bin/serve"
 }
 
 layer_whiteout() { add_layer "$1" remove_draft; }
@@ -69,7 +73,7 @@ remove_draft() { rm "$1/srv/www/draft.html"; }
 
 web_config() {
     umoci config --image "$web_image:latest" \
-        --config.entrypoint /bin/httpd \
+        --config.entrypoint /bin/serve \
         --config.cmd -f --config.cmd -vv --config.cmd -p --config.cmd 8080 --config.cmd -h --config.cmd /srv/www \
         --config.env PATH=/usr/sbin:/usr/bin:/sbin:/bin --config.env GREETING=hello \
         --config.user www-data --config.workingdir /srv/www \

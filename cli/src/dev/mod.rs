@@ -4,7 +4,7 @@
 mod reset;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -75,22 +75,25 @@ impl Dev {
     }
 }
 
-/// The two halves, until a signal or until one of them fails.
+/// The two halves, until a signal or until one of them fails. At a signal people are told first: the agent is
+/// asked what goes on without it, while it still answers.
 async fn both(
     instance: &Instance,
     plane: ControlPlane,
     config: longshore_agent::Config,
     keys: PathBuf,
-    stopping: watch::Receiver<bool>,
+    signal: watch::Receiver<bool>,
 ) -> Result<()> {
     let api = plane.api_address();
+    let (stop, stopping) = watch::channel(false);
     let plane = tokio::spawn(plane.serve(stopping.clone()));
-    let agent = tokio::spawn(longshore_agent::run(config, stopping.clone()));
-    let told = tell(instance, api, &keys, stopping);
-    let halves = async {
-        tokio::try_join!(flat(plane, "control plane"), flat(agent, "agent"))?;
-        anyhow::Ok(())
+    let agent = tokio::spawn(longshore_agent::run(config, stopping));
+    let told = async {
+        let told = tell(instance, api, &keys, signal).await;
+        stop.send_replace(true);
+        told
     };
+    let halves = async { tokio::try_join!(flat(plane, "control plane"), flat(agent, "agent")) };
     tokio::try_join!(told, halves)?;
     Ok(())
 }
@@ -108,27 +111,24 @@ async fn flat(half: tokio::task::JoinHandle<Result<()>>, name: &str) -> Result<(
     }
 }
 
-/// Tells people how to begin, and at the end what goes on without us.
+/// Tells people how to begin, and after the signal what goes on without us.
 async fn tell(
     instance: &Instance,
     api: SocketAddr,
-    keys: &std::path::Path,
-    mut stopping: watch::Receiver<bool>,
+    keys: &Path,
+    mut signal: watch::Receiver<bool>,
 ) -> Result<()> {
-    let ended = stopping.clone();
     tokio::select! {
         () = socket::until_joined(instance) => {}
-        _ = stopping.wait_for(|stop| *stop) => return Ok(()),
+        _ = signal.wait_for(|stop| *stop) => return Ok(()),
     }
-    let found = live_tasks(instance).await;
-    telling::print(&welcome(api, keys, found))?;
-    drop(ended);
-    // The sender lives as long as the signal handlers: an error here cannot come before a signal.
-    let _stop = stopping.wait_for(|stop| *stop).await;
+    telling::print(&welcome(api, keys, live_tasks(instance).await))?;
+    // An error would mean that nobody listens for signals any more, which is reason enough to stop.
+    let _signal = signal.wait_for(|stop| *stop).await;
     telling::print(&farewell(instance.name(), live_tasks(instance).await))
 }
 
-fn welcome(api: SocketAddr, keys: &std::path::Path, found: usize) -> String {
+fn welcome(api: SocketAddr, keys: &Path, found: usize) -> String {
     let found = match found {
         0 => String::new(),
         n => format!("Found {} from before, still running.\n", count(n)),
