@@ -15,14 +15,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use oci_spec::runtime::LinuxResources;
 use rustix::io::Errno;
 
 use self::directory::{Directory, failed, refused, value_of};
-use self::limits::Write;
 use self::mounts::Layout;
 use crate::StepError;
 
+mod apply;
+mod create;
 mod device_program;
 mod devices;
 mod directory;
@@ -31,9 +31,6 @@ mod limits;
 mod limits_v1;
 mod limits_v2;
 mod mounts;
-
-/// Controllers that a v2 group hands down to its children, where the host has them.
-const HANDED_DOWN: [&str; 4] = ["cpu", "cpuset", "memory", "pids"];
 
 /// The kernel lists a process of a foreign pid namespace as 0, which as a pid would mean ourselves.
 const MISSING_PROCESS: &str = "a process of a pid namespace that is not below ours is in the group; \
@@ -137,100 +134,6 @@ impl Group {
         }
     }
 
-    /// Makes the group (and its parents) in every hierarchy, on v2 enabling the controllers on the way.
-    pub fn create(&self) -> Result<(), StepError> {
-        match &*self.layout {
-            Layout::V1(hierarchies) => hierarchies
-                .iter()
-                .try_for_each(|(point, _)| self.create_v1(point)),
-            Layout::V2 { root, .. } => self.create_v2(root),
-        }
-    }
-
-    fn create_v1(&self, point: &Path) -> Result<(), StepError> {
-        let mut here = Directory::root(point)?;
-        for name in self.path.split('/') {
-            let (child, new) = here.make(name)?;
-            inherit_cpuset(&here, &child)?;
-            if new
-                && child
-                    .read("memory.use_hierarchy")?
-                    .is_some_and(|flag| flag.trim() == "0")
-            {
-                let remedy = "without it a task's limit would not hold for its containers";
-                child.write("memory.use_hierarchy", "1", remedy)?;
-            }
-            here = child;
-        }
-        Ok(())
-    }
-
-    fn create_v2(&self, root: &Path) -> Result<(), StepError> {
-        let mut here = Directory::root(root)?;
-        for name in self.path.split('/') {
-            hand_down_controllers(&here)?;
-            here = here.make(name)?.0;
-        }
-        Ok(())
-    }
-
-    /// Writes the limits that are given; leaves the others. What this host cannot enforce is an error that
-    /// names the limit; everything that can be refused without the kernel is refused before the first write.
-    ///
-    /// CPU and memory values of 0 mean "not given", -1 means "no limit". The device list is applied as a
-    /// whole: what it does not allow is denied; an empty list or none leaves the devices as they are. On v1
-    /// it cannot change its default once the group has children.
-    pub fn apply(&self, resources: &LinuxResources) -> Result<(), StepError> {
-        let list = resources.devices().as_deref().unwrap_or_default();
-        let rules = devices::rules(list)?;
-        match &*self.layout {
-            Layout::V1(_) => {
-                let settled = devices::settle(&rules)?;
-                let read = |controller: &str, file: &str| {
-                    let directory = self.controller(controller)?;
-                    directory.map_or(Ok(None), |directory| directory.read(file))
-                };
-                for write in limits_v1::writes(resources, &read)? {
-                    self.write_v1(&write)?;
-                }
-                match rules.is_empty() {
-                    true => Ok(()),
-                    false => self.apply_devices_v1(&settled),
-                }
-            }
-            Layout::V2 { root, .. } => {
-                let directory = self.existing(root)?;
-                for write in limits_v2::writes(resources, &|file| directory.read(file))? {
-                    write_limit(&directory, &write)?;
-                }
-                match rules.is_empty() {
-                    true => Ok(()),
-                    false => device_program::attach(&directory, &rules),
-                }
-            }
-        }
-    }
-
-    fn write_v1(&self, write: &Write) -> Result<(), StepError> {
-        match self.controller(write.controller)? {
-            Some(directory) => write_limit(&directory, write),
-            None if write.lifts => Ok(()),
-            None => Err(no_controller(write.controller, &write.file)),
-        }
-    }
-
-    fn apply_devices_v1(&self, wanted: &devices::Settled) -> Result<(), StepError> {
-        let Some(directory) = self.controller("devices")? else {
-            return Err(no_controller("devices", "linux.resources.devices"));
-        };
-        let list = directory.read("devices.list")?.unwrap_or_default();
-        for (file, line) in devices::v1_writes(&list, wanted) {
-            let remedy = "EPERM: the group above does not allow it; EINVAL: the group has children";
-            directory.write(file, &line, remedy)?;
-        }
-        Ok(())
-    }
-
     /// Moves a process in (v1: in every hierarchy, one after the other). On error it may be in some of
     /// them already: end it.
     pub fn add(&self, pid: u32) -> Result<(), StepError> {
@@ -247,9 +150,10 @@ impl Group {
         Ok(())
     }
 
-    /// Whether it exists in any hierarchy.
+    /// Whether it exists in any hierarchy. If the kernel does not let us look, it counts as existing: what
+    /// is not proven to be gone is not gone.
     pub fn exists(&self) -> bool {
-        self.directories().is_ok_and(|found| !found.is_empty())
+        self.directories().map_or(true, |found| !found.is_empty())
     }
 
     /// Pids in the group and everything below it, over all hierarchies, sorted. A group that does not exist
@@ -401,84 +305,6 @@ impl Group {
         self.point_of(controller)
             .map(|point| self.existing(point))
             .transpose()
-    }
-}
-
-/// v1: a new cpuset is empty and lets nobody in; the parent's values are copied, as `clone_children` does.
-fn inherit_cpuset(parent: &Directory, child: &Directory) -> Result<(), StepError> {
-    for file in ["cpuset.cpus", "cpuset.mems"] {
-        let empty = child.read(file)?.is_some_and(|text| text.trim().is_empty());
-        if empty {
-            let value = parent.read(file)?.unwrap_or_default();
-            child.write(file, value.trim(), "")?;
-        }
-    }
-    Ok(())
-}
-
-/// v2: enables in a group's `cgroup.subtree_control` what it has itself and its children need.
-fn hand_down_controllers(group: &Directory) -> Result<(), StepError> {
-    let words = |file: &str| -> Result<Vec<String>, StepError> {
-        let text = group.read(file)?.unwrap_or_default();
-        Ok(text.split_whitespace().map(str::to_owned).collect())
-    };
-    let (available, enabled) = (
-        words("cgroup.controllers")?,
-        words("cgroup.subtree_control")?,
-    );
-    let missing: Vec<_> = HANDED_DOWN
-        .into_iter()
-        .filter(|name| available.iter().any(|have| have == name))
-        .filter(|name| !enabled.iter().any(|have| have == name))
-        .map(|name| format!("+{name}"))
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let remedy = "EBUSY: on cgroup v2 a group with processes of its own cannot hand down controllers; move \
-                  them into a child group (systemd: a service with Delegate=yes and DelegateSubgroup=)";
-    group.write("cgroup.subtree_control", &missing.join(" "), remedy)
-}
-
-fn write_limit(directory: &Directory, write: &Write) -> Result<(), StepError> {
-    match directory.try_write(&write.file, &write.value) {
-        Ok(()) => Ok(()),
-        Err(Errno::NOENT) if write.lifts => Ok(()),
-        Err(errno) => {
-            let step = format!("write {:?} to", write.value);
-            let remedy = limit_remedy(errno, write);
-            Err(failed(
-                &step,
-                &directory.path().join(&*write.file),
-                errno,
-                &remedy,
-            ))
-        }
-    }
-}
-
-fn limit_remedy(errno: Errno, write: &Write) -> String {
-    let controller = write.controller;
-    match errno {
-        Errno::NOENT if write.file.contains("memsw") || write.file.contains("swap") => {
-            "this kernel does not account swap: boot with swapaccount=1, or give no swap limit"
-                .to_owned()
-        }
-        Errno::NOENT => format!(
-            "the {controller} controller or this file of it is not available to the group: enable it in the \
-             groups above (systemd: Delegate=yes) or boot without cgroup_disable={controller}"
-        ),
-        Errno::BUSY => {
-            "more than that is in use already, or the new CPUs or nodes are in use".to_owned()
-        }
-        Errno::INVAL => {
-            "the value is out of range, or a group above allows less (v1: quota/period)".to_owned()
-        }
-        Errno::RANGE => "the value is out of range".to_owned(),
-        Errno::ACCESS => {
-            "a group above does not have these CPUs or nodes, or it is read-only".to_owned()
-        }
-        _ => String::new(),
     }
 }
 

@@ -201,6 +201,35 @@ fn kill_ends_a_frozen_group() {
     }
 }
 
+/// The test runs itself again inside of the group.
+#[test]
+#[ignore = "needs root"]
+fn kill_refuses_a_caller_who_is_in_the_group() {
+    const GROUP: &str = "LONGSHORE_TEST_GROUP";
+    if let Ok(path) = std::env::var(GROUP) {
+        for hierarchy in both() {
+            let group = hierarchy.group(&path).unwrap();
+            if group.processes().unwrap().contains(&std::process::id()) {
+                let error = group.kill(PATIENCE).unwrap_err();
+                assert!(error.cause.contains("the caller itself"), "{error}");
+                return;
+            }
+        }
+        panic!("not in {path}");
+    }
+    for hierarchy in both() {
+        let top = Top::new(hierarchy);
+        let inner = top.child("c");
+        let program = std::env::current_exe().unwrap();
+        let script = format!(
+            "{GROUP}={} exec {} --exact kill_refuses_a_caller_who_is_in_the_group --include-ignored",
+            top.group.path(),
+            program.display()
+        );
+        assert!(Shell::within(&inner, &script).end().success());
+    }
+}
+
 #[test]
 #[ignore = "needs root"]
 fn kill_of_one_group_spares_its_sibling() {

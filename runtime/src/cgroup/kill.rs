@@ -35,6 +35,7 @@ const REPEAT: Duration = Duration::from_millis(200);
 
 /// v2: `cgroup.kill` and `populated 0`.
 pub(super) fn kill_v2(group: &Group, top: &Directory, deadline: Instant) -> Result<(), StepError> {
+    refuse_suicide(group, &top.processes()?)?;
     let events = top.path().join("cgroup.events");
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let fd = match rustix::fs::openat(top.fd(), "cgroup.events", flags, Mode::empty()) {
@@ -76,18 +77,18 @@ pub(super) fn kill_v1(
     freezer: Option<&Directory>,
     deadline: Instant,
 ) -> Result<(), StepError> {
-    loop {
+    for round in 0u64.. {
         let pids = group.processes()?;
         if pids.is_empty() {
             // Left frozen by someone, the group would hold whoever enters it next.
             return freezer.map_or(Ok(()), thaw);
         }
-        if pids.contains(&std::process::id()) {
-            let cause = "the caller itself is in it: move out of the group first";
-            return Err(refused(STEP, group.path(), cause));
-        }
+        refuse_suicide(group, &pids)?;
         if Instant::now() >= deadline {
             return Err(survivors(group));
+        }
+        if round > 0 {
+            std::thread::sleep(PAUSE);
         }
         let waiting = {
             let _frozen = freezer.map(Frozen::new).transpose()?;
@@ -96,8 +97,17 @@ pub(super) fn kill_v1(
         for pidfd in &waiting {
             wait(pidfd, PollFlags::IN, deadline)?;
         }
-        std::thread::sleep(PAUSE);
     }
+    Err(survivors(group))
+}
+
+/// The caller would freeze or kill itself half-way.
+fn refuse_suicide(group: &Group, pids: &[u32]) -> Result<(), StepError> {
+    if !pids.contains(&std::process::id()) {
+        return Ok(());
+    }
+    let cause = "the caller itself is in it: move out of the group first";
+    Err(refused(STEP, group.path(), cause))
 }
 
 /// Sends SIGKILL to all who are in the group now; returns pidfds to wait for, not more than a batch.
