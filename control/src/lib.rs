@@ -125,10 +125,23 @@ impl ControlPlane {
         let api = api(&self.config, &self.store);
         let front = north::Front::new(api, Arc::clone(&self.store), self.config.region.clone());
         let north = north::serve(listener, Arc::new(front), shutdown.clone());
-        let sweep = sweep_regularly(Arc::clone(&self.store), shutdown);
-        // SOUTH: agents' sessions and the operator's socket are joined here.
+        let sweep = sweep_regularly(Arc::clone(&self.store), shutdown.clone());
+        let agents = south::serve(
+            Arc::clone(&self.store),
+            south::Config::new(&self.config.region, &self.config.account),
+            self.config.rpc_listen,
+            shutdown.clone(),
+        )
+        .await?;
+        let admin = match &self.config.admin_socket {
+            Some(path) => Some(admin::serve(Arc::clone(&self.store), path, shutdown).await?),
+            None => None,
+        };
         tokio::join!(north, sweep);
-        Ok(())
+        if let Some(admin) = admin {
+            admin.closed().await;
+        }
+        Ok(agents.closed().await?)
     }
 }
 

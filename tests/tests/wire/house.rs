@@ -269,7 +269,6 @@ pub(crate) fn task(n: u8, revision: u32, instance: &str) -> Task {
         group: "family:web".into(),
         started_by: None,
         tags: vec![],
-        client_token: None,
         holds: Resources::default(),
         stop_code: None,
         stopped_reason: None,
