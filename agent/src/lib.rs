@@ -23,6 +23,7 @@ mod logs;
 mod oci;
 mod policy;
 mod recover;
+mod reset;
 #[cfg(test)]
 mod sample;
 mod statistics;
@@ -30,6 +31,7 @@ mod statistics;
 pub use assembly::run;
 pub use instance::{Instance, InvalidInstance};
 pub use policy::{DEFAULT_POLICY_FILE, HostPolicy, PolicyError};
+pub use reset::{Removed, reset};
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -1,13 +1,17 @@
 //! What the control plane knows, as records in the store. North and south meet here and nowhere else.
 //!
 //! Keys: `cluster/NAME`, `family/FAMILY`, `definition/FAMILY/0000000001`, `task/CLUSTER/ID`,
-//! `instance/CLUSTER/ID`, `token/SHA256`, `accesskey/ID`, `ca`.
+//! `instance/CLUSTER/ID`, `placement/CLUSTER/ID`, `clienttoken/CLUSTER/SHA256`, `token/SHA256`,
+//! `accesskey/ID`, `ca`; `quarantine/KEY` for what could not be read.
 
 mod record;
+#[cfg(test)]
+pub(crate) mod samples;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::record::{Stored, list, put, read, update};
+pub(crate) use self::record::{ATTEMPTS, contended};
+pub use self::record::{Stored, all, list, put, read, scan, update};
 
 /// Milliseconds since the Unix epoch.
 pub type Millis = u64;
@@ -54,6 +58,15 @@ pub struct Definition {
     pub document: serde_json::Value,
     /// Tags.
     pub tags: Vec<Tag>,
+}
+
+/// What is known of a family over all its revisions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Family {
+    /// The last revision that was given out; none is ever given out twice.
+    pub last_revision: u32,
+    /// The newest ACTIVE revision; none: the family is INACTIVE.
+    pub latest_active: Option<u32>,
 }
 
 /// What is wanted of a task.
@@ -114,8 +127,6 @@ pub struct Task {
     pub started_by: Option<String>,
     /// Tags.
     pub tags: Vec<Tag>,
-    /// RunTask's token and a hash of its parameters.
-    pub client_token: Option<(String, String)>,
     /// What it holds of its host until it is STOPPED.
     pub holds: Resources,
     /// Why it stops.
@@ -140,6 +151,18 @@ pub struct Task {
     pub stopped_at: Option<Millis>,
     /// The containers, in the definition's order.
     pub containers: Vec<Container>,
+}
+
+impl Task {
+    /// What ECS answers as `desiredStatus`: a task that ends by itself is wanted STOPPED from then on.
+    #[must_use]
+    pub fn desired_now(&self) -> Desired {
+        if self.status >= Status::Stopping {
+            Desired::Stopped
+        } else {
+            self.desired
+        }
+    }
 }
 
 /// A container of a task as last reported.
@@ -220,6 +243,25 @@ pub struct Instance {
     pub key_hash: String,
     /// Rises with each change.
     pub version: u64,
+}
+
+/// Every placement on an instance writes this record and compares it: two placements that looked at the
+/// same instance at once cannot both go through.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// Tasks placed there so far.
+    pub tasks: u64,
+}
+
+/// What RunTask did for a `clientToken`: the same call again is answered with the same tasks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientToken {
+    /// SHA-256 of the call's parameters.
+    pub parameters: String,
+    /// The tasks' ids.
+    pub tasks: Vec<String>,
+    /// First used when.
+    pub created_at: Millis,
 }
 
 /// A join token, by its hash; the token itself is never kept.

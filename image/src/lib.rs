@@ -9,6 +9,7 @@
 mod digest;
 mod error;
 mod manifest;
+mod overlay;
 mod reference;
 mod registry;
 mod remove;

@@ -6,6 +6,7 @@ pub(crate) mod layers;
 pub(crate) mod layout;
 pub(crate) mod pull;
 pub(crate) mod records;
+pub(crate) mod stack;
 
 use std::os::fd::OwnedFd;
 use std::path::Path;

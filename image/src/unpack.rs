@@ -8,6 +8,7 @@
 //! layer leaves to those below it is told in [`Outline`].
 
 pub(crate) mod archive;
+pub(crate) mod at;
 pub(crate) mod entry;
 pub(crate) mod stream;
 pub(crate) mod tree;

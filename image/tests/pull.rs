@@ -584,3 +584,70 @@ async fn a_store_is_one_processs_and_forgets_what_was_half_done() {
     assert!(store.image(&image.manifest_digest).unwrap().is_some());
     assert!(record.exists() && record.with_extension("json.bad").exists());
 }
+
+#[tokio::test]
+async fn a_directory_that_a_layer_does_not_describe_keeps_what_the_layer_below_says() {
+    use std::os::unix::fs::PermissionsExt;
+    let registry = Registry::start().await;
+    let entry = |name: &str, kind: tar::EntryType, mode: u32| {
+        let mut h = tar::Header::new_ustar();
+        h.set_entry_type(kind);
+        h.set_size(0);
+        h.set_mode(mode);
+        h.set_uid(rustix::process::geteuid().as_raw().into());
+        h.set_gid(rustix::process::getegid().as_raw().into());
+        h.set_mtime(77);
+        if kind.is_symlink() {
+            h.set_link_name("usr").unwrap();
+        }
+        h.set_path(name).unwrap();
+        h.set_cksum();
+        h
+    };
+    let layer = |headers: &[tar::Header]| {
+        let mut builder = tar::Builder::new(Vec::new());
+        for header in headers {
+            builder.append(header, &b""[..]).unwrap();
+        }
+        builder.into_inner().unwrap()
+    };
+    let base = layer(&[
+        entry("tmp", tar::EntryType::Directory, 0o1777),
+        entry("tmp/in", tar::EntryType::Directory, 0o700),
+        entry("lib", tar::EntryType::Symlink, 0o777),
+    ]);
+    let upper = layer(&[
+        entry("tmp/in/new", tar::EntryType::Regular, 0o600),
+        entry("fresh/x", tar::EntryType::Regular, 0o600),
+    ]);
+    registry.push("a", "t", &[base.clone(), upper]);
+    let house = house(Registries::default());
+    let image = house.pull(&registry.reference("a:t")).await.unwrap();
+    let chain = digest(format!("{} {}", image.layers[0], image.layers[1]).as_bytes());
+    let seam = house
+        .path()
+        .join("layers/chain")
+        .join(chain.strip_prefix("sha256:").unwrap());
+    assert!(seam.join("synced").exists());
+    for (name, mode) in [("tmp", 0o1777), ("tmp/in", 0o700), ("fresh", 0o755)] {
+        let meta = std::fs::metadata(seam.join("fs").join(name)).unwrap();
+        assert_eq!(meta.permissions().mode() & 0o7777, mode, "{name}");
+    }
+    let mtime =
+        std::os::unix::fs::MetadataExt::mtime(&std::fs::metadata(seam.join("fs/tmp")).unwrap());
+    assert_eq!(mtime, 77);
+    assert!(house.store.image(&image.manifest_digest).unwrap().is_some());
+    std::fs::remove_dir_all(&seam).unwrap();
+    assert!(house.store.image(&image.manifest_digest).unwrap().is_none());
+    house.pull(&registry.reference("a:t")).await.unwrap();
+    assert!(seam.join("layer.json").exists());
+
+    let through = layer(&[entry("lib/x", tar::EntryType::Regular, 0o600)]);
+    registry.push("b", "t", &[base, through]);
+    let error = house.pull(&registry.reference("b:t")).await.unwrap_err();
+    assert!(
+        error.contains("entries below `lib`") && error.contains("symbolic link"),
+        "{error}"
+    );
+    assert_eq!(names(&house.path().join("ingest")), [""; 0]);
+}

@@ -18,7 +18,7 @@ use crate::ledger::{Ledger, Phase};
 use crate::link::Links;
 use crate::nft::Rules;
 use crate::{Attachment, Config, NetworkError, PortRequest};
-use crate::{bridge, conntrack, lease, netns, nft, pin_of, veth};
+use crate::{bridge, conntrack, lease, netns, nft, pin_of, ports, veth};
 
 /// What a container asks for.
 pub(crate) enum Wish {
@@ -59,10 +59,11 @@ impl Host {
     }
 
     async fn reserve(&self, id: &str, wish: &Wish) -> Result<Lease, NetworkError> {
-        let (lease, phase) = match wish {
-            Wish::None => self.ledger().reserve_none(id)?,
-            Wish::Bridge(ports) => self.ledger().reserve_bridge(id, ports, &self.config)?,
+        let decide = || match wish {
+            Wish::None => self.ledger().reserve_none(id),
+            Wish::Bridge(ports) => self.ledger().reserve_bridge(id, ports, &self.config),
         };
+        let (lease, phase) = ports::patiently(decide).await?;
         if phase == Phase::Reserved {
             let (leases, written) = (self.leases.clone(), lease.clone());
             if let Err(e) = blocking(move || leases.write(&written)).await {

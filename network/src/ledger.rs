@@ -15,7 +15,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 
 use crate::lease::{Lease, Mode, Seat};
-use crate::ports::{self, Dynamic, Market};
+use crate::ports::{self, Dynamic, Market, Refusal};
 use crate::{Config, MAX_PORTS, NetworkError, PortBinding, PortRequest, Protocol, address, veth};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,17 +46,13 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Takes over a lease of an earlier run; an error tells which other one it contradicts.
-    pub(crate) fn adopt(&mut self, lease: Lease) -> Result<(), String> {
-        if let Some(other) = self.contradicted(&lease) {
-            return Err(format!("it holds something that container {other} holds"));
-        }
-        let holds = lease.seat().map(hold_again).unwrap_or_default();
+    /// Takes over a lease of an earlier run that [contradicts](Ledger::contradicted) none.
+    pub(crate) fn adopt(&mut self, lease: Lease, holds: Vec<OwnedFd>) {
         self.insert(lease, Phase::Recorded, holds);
-        Ok(())
     }
 
-    fn contradicted(&self, lease: &Lease) -> Option<&str> {
+    /// The container that holds something of what `lease` claims.
+    pub(crate) fn contradicted(&self, lease: &Lease) -> Option<&str> {
         let seat = lease.seat()?;
         let same = |other: &Seat| {
             let port = |b: &PortBinding| (b.protocol, b.host_port);
@@ -74,10 +70,10 @@ impl Ledger {
     }
 
     /// The lease of `id` in mode none: the one that it has, or a new one.
-    pub(crate) fn reserve_none(&mut self, id: &str) -> Result<(Lease, Phase), NetworkError> {
+    pub(crate) fn reserve_none(&mut self, id: &str) -> Result<(Lease, Phase), Refusal> {
         match self.known(id) {
             Some((lease, phase)) if lease.mode == Mode::None => Ok((lease, phase)),
-            Some(_) => Err(contradiction(id, "it is on the bridge")),
+            Some(_) => Err(contradiction(id, "it is on the bridge").into()),
             None => Ok(self.reserve(id, Mode::None, Vec::new())),
         }
     }
@@ -88,13 +84,13 @@ impl Ledger {
         id: &str,
         requests: &[PortRequest],
         config: &Config,
-    ) -> Result<(Lease, Phase), NetworkError> {
+    ) -> Result<(Lease, Phase), Refusal> {
         match self.known(id) {
             None => {}
             Some((lease, phase)) => match lease.seat() {
                 Some(seat) if answers(&seat.bindings, requests) => return Ok((lease, phase)),
-                Some(_) => return Err(contradiction(id, "it is attached with other ports")),
-                None => return Err(contradiction(id, "it is attached without a network")),
+                Some(_) => return Err(contradiction(id, "it is attached with other ports").into()),
+                None => return Err(contradiction(id, "it is attached without a network").into()),
             },
         }
         check(id, requests)?;
@@ -130,7 +126,7 @@ impl Ledger {
         &mut self,
         requests: &[PortRequest],
         config: &Config,
-    ) -> Result<(Vec<PortBinding>, Vec<OwnedFd>), NetworkError> {
+    ) -> Result<(Vec<PortBinding>, Vec<OwnedFd>), Refusal> {
         let holders = self.port_holders();
         let market = Market {
             dynamic: &Dynamic::of_this_host(),
@@ -236,10 +232,16 @@ fn answers(bindings: &[PortBinding], requests: &[PortRequest]) -> bool {
 }
 
 fn check(id: &str, requests: &[PortRequest]) -> Result<(), NetworkError> {
+    let numbered = requests
+        .iter()
+        .filter_map(|r| Some((r.protocol, ports::wanted(r)?)));
+    let mut seen = BTreeSet::new();
     let cause = if requests.len() > MAX_PORTS {
         format!("{} ports are more than {MAX_PORTS}", requests.len())
     } else if requests.iter().any(|r| r.container_port == 0) {
         "container port 0 is none".into()
+    } else if let Some((protocol, port)) = numbered.into_iter().find(|n| !seen.insert(*n)) {
+        format!("host port {port}/{protocol} is asked for twice")
     } else {
         return Ok(());
     };
@@ -256,17 +258,4 @@ fn contradiction(id: &str, what: &str) -> NetworkError {
         subject: id.to_owned(),
         cause: format!("{what} already; release it first"),
     }
-}
-
-fn hold_again(seat: &Seat) -> Vec<OwnedFd> {
-    let hold = |b: &PortBinding| {
-        let held = ports::hold(b.protocol, b.host_port);
-        held.inspect_err(|e| {
-            tracing::warn!(port = b.host_port, protocol = %b.protocol, error = %e,
-                "a process of the host took a published port while no agent ran; \
-                 its clients reach the container instead");
-        })
-        .ok()
-    };
-    seat.bindings.iter().filter_map(hold).collect()
 }

@@ -161,9 +161,13 @@ impl Network {
                 tracing::warn!(id, subnet = %config.subnet, "the container's address is of another \
                     subnet: published ports work, its way out does not, until it is replaced");
             }
-            if let Err(why) = ledger.adopt(lease) {
-                leases.set_aside(&id, &why);
+            if let Some(other) = ledger.contradicted(&lease) {
+                leases.set_aside(&id, &format!("it claims what container {other} holds"));
+                continue;
             }
+            let bindings = lease.seat().map(|s| &s.bindings[..]).unwrap_or_default();
+            let holds = ports::hold_again(bindings).await;
+            ledger.adopt(lease, holds);
         }
         let host = Arc::new(Host::new(config, leases, ledger));
         Ok(Network { host })

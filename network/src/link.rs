@@ -11,7 +11,10 @@ use std::path::Path;
 use futures_util::TryStreamExt;
 use ipnet::Ipv4Net;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{
+    BridgePortState, InfoBridgePort, InfoKind, InfoPortData, LinkAttribute, LinkInfo, LinkMessage,
+    State,
+};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
@@ -27,6 +30,10 @@ pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) is_bridge: bool,
     pub(crate) is_veth: bool,
+    /// Operational: packets pass, RFC 2863.
+    pub(crate) is_live: bool,
+    /// As a port of a bridge it forwards.
+    pub(crate) forwards: bool,
 }
 
 /// A network that is already reachable, and by which interface (index), if one is named.
@@ -198,17 +205,30 @@ fn routed(route: &RouteMessage) -> Option<Reached> {
 }
 
 fn link(message: &LinkMessage) -> Link {
-    let is = |kind: InfoKind| {
-        message.attributes.iter().any(|a| match a {
-            LinkAttribute::LinkInfo(infos) => infos.contains(&LinkInfo::Kind(kind.clone())),
-            _ => false,
-        })
+    let info = |wanted: LinkInfo| infos(message).any(|info| *info == wanted);
+    let port_forwards = |info: &LinkInfo| match info {
+        LinkInfo::PortData(InfoPortData::BridgePort(port)) => {
+            port.contains(&InfoBridgePort::State(BridgePortState::Forwarding))
+        }
+        _ => false,
     };
     Link {
         index: message.header.index,
-        is_bridge: is(InfoKind::Bridge),
-        is_veth: is(InfoKind::Veth),
+        is_bridge: info(LinkInfo::Kind(InfoKind::Bridge)),
+        is_veth: info(LinkInfo::Kind(InfoKind::Veth)),
+        is_live: message
+            .attributes
+            .contains(&LinkAttribute::OperState(State::Up)),
+        forwards: infos(message).any(port_forwards),
     }
+}
+
+fn infos(message: &LinkMessage) -> impl Iterator<Item = &LinkInfo> {
+    let lists = message.attributes.iter().filter_map(|a| match a {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    });
+    lists.flatten()
 }
 
 fn name_of(message: &LinkMessage) -> Option<String> {

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::time::Duration;
 
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::{LinkBridgePort, LinkUnspec, LinkVeth};
@@ -19,6 +20,9 @@ use crate::{NetworkError, address, bridge};
 /// The interface's name in the container.
 pub(crate) const INSIDE: &str = "eth0";
 const DIGITS: usize = 8;
+/// How often, and how far apart, an interface is looked at until packets pass: 2 s in all.
+const LOOKS: usize = 400;
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// A name for the host's end that is not `taken`: the prefix and eight hexadecimal digits, which with a
 /// prefix of 7 is as long as the kernel allows (15). The same id gives the same name where it can.
@@ -56,7 +60,32 @@ pub(crate) async fn ensure(seat: &Seat, bridge: &str, pin: &Path) -> Result<(), 
         .add_address(INSIDE, seat.address, seat.prefix_len)
         .await?;
     inner.set_up(INSIDE).await?;
-    inner.add_default_route(seat.gateway()).await
+    inner.add_default_route(seat.gateway()).await?;
+    wait_until_live(&host, &inner, seat, bridge).await
+}
+
+/// Waits until packets pass. The kernel opens a link some time after it was set up, in a work queue; what is
+/// sent before is dropped, and a lost ARP request costs a container's first connection a whole second.
+/// Usually it is done at the first look (asking for a link makes newer kernels do the work at once).
+async fn wait_until_live(
+    host: &Links,
+    inner: &Links,
+    seat: &Seat,
+    bridge: &str,
+) -> Result<(), NetworkError> {
+    for _ in 0..LOOKS {
+        let port = host.find(&seat.veth).await?;
+        if port.is_some_and(|l| l.is_live && l.forwards)
+            && host.find(bridge).await?.is_some_and(|l| l.is_live)
+            && inner.find(INSIDE).await?.is_some_and(|l| l.is_live)
+        {
+            return Ok(());
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    // An old kernel or a strange one; the container can bear a slow first packet.
+    tracing::warn!(veth = seat.veth, "the interface is not yet live");
+    Ok(())
 }
 
 async fn make(host: &Links, seat: &Seat, bridge: &str, pin: &Path) -> Result<(), NetworkError> {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use longshore_network::{Config, Network, PortRequest, Protocol, pin_of};
-use world::{ask_tcp, at, host, serve_tcp, sh, traces};
+use world::{ask_tcp, at, eventually, host, serve_tcp, sh, traces};
 
 fn config(root: &Path, subnet: &str) -> Config {
     Config {
@@ -106,7 +106,7 @@ fn release_leaves_nothing_and_may_be_repeated() {
         }
         assert_eq!(traces(&root), ["link lst"]);
         assert_eq!(net.attached(), Vec::<String>::new());
-        std::net::TcpListener::bind("0.0.0.0:8080").unwrap();
+        drop(eventually(|| std::net::TcpListener::bind("0.0.0.0:8080")));
         net.remove().await.unwrap();
         net.remove().await.unwrap();
         assert_eq!(traces(&root), Vec::<String>::new());

@@ -330,6 +330,9 @@ fn a_container_cannot_pose_as_the_hosts_loopback() {
         assert!(listener.recv_from(&mut [0; 32]).is_err());
         // It is the rule that keeps it out, not the kernel's own check of sources.
         sh("nft delete table inet longshore-t");
+        listener
+            .set_read_timeout(Some(std::time::Duration::from_secs(10)))
+            .unwrap();
         at(&a.netns, shout);
         assert!(
             listener.recv_from(&mut [0; 32]).is_ok(),

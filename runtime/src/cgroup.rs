@@ -42,7 +42,7 @@ pub struct Hierarchy {
     layout: Arc<Layout>,
 }
 
-/// A group below the hierarchies' roots, named by one relative path (`longshore/tasks/ID`).
+/// A group below the hierarchies' roots, named by one relative path (`longshore/task/ID`).
 #[derive(Clone, Debug)]
 pub struct Group {
     layout: Arc<Layout>,

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 use longshore_sys::{Forked, clone3, exit_now};
 use nix::sys::signal::SigSet;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::StepError;
 use crate::cgroup::Hierarchy;
@@ -34,6 +34,14 @@ use birth::Making;
 
 /// Runs the role: the request is on standard input.
 pub fn run() -> ExitCode {
+    let kind =
+        rustix::fs::fstat(rustix::stdio::stdin()).map(|stat| FileType::from_raw_mode(stat.st_mode));
+    if kind != Ok(FileType::Socket) {
+        eprintln!(
+            "error: monitor: standard input is not the agent's socket; try `longshore-runtime --help`"
+        );
+        return ExitCode::from(2);
+    }
     match clone3(&[], None) {
         // Whoever spawned this process has nothing more to wait for; the child becomes init's.
         Ok(Forked::Parent { .. }) => ExitCode::SUCCESS,

@@ -401,13 +401,22 @@ fn an_agent_that_lives_in_a_chroot_runs_containers() {
     // Out of the jail again, its mounts detached, so that its directories can be removed.
     let own = std::fs::File::open("/proc/thread-self/ns/mnt").unwrap();
     nix::sched::setns(own, nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
-    for entry in std::fs::read_dir(&jail).unwrap().map(Result::unwrap) {
-        if entry.file_type().unwrap().is_symlink() {
-            std::fs::remove_file(entry.path()).unwrap();
-        } else {
-            rustix::mount::unmount(entry.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
-            std::fs::remove_dir(entry.path()).unwrap();
-        }
+    let entries: Vec<_> = std::fs::read_dir(&jail)
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    let (links, places): (Vec<_>, Vec<_>) = entries
+        .iter()
+        .partition(|entry| entry.file_type().unwrap().is_symlink());
+    // All of them first: the bind of /tmp holds copies of what was bound before it.
+    for place in &places {
+        rustix::mount::unmount(place.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
+    }
+    for place in &places {
+        std::fs::remove_dir(place.path()).unwrap();
+    }
+    for link in links {
+        std::fs::remove_file(link.path()).unwrap();
     }
     std::fs::remove_dir(&jail).unwrap();
 }

@@ -103,3 +103,14 @@ pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit has no precondition and does not return.
     unsafe { libc::_exit(code) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_with_threads_cannot_fork() {
+        // The test harness has a thread for this test and one of its own.
+        assert_eq!(clone3(&[], None).err(), Some(Errno::BUSY));
+    }
+}

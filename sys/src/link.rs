@@ -28,3 +28,21 @@ pub fn bring_up_loopback() -> Result<(), Errno> {
     checked(set.into())?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    #[ignore = "needs root"]
+    fn loopback_comes_up_in_a_new_network_namespace() {
+        let up = std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            let before = std::net::TcpListener::bind("127.0.0.1:0")
+                .and_then(|to| std::net::TcpStream::connect(to.local_addr()?));
+            super::bring_up_loopback().unwrap();
+            let after = std::net::TcpListener::bind("127.0.0.1:0")
+                .and_then(|to| std::net::TcpStream::connect(to.local_addr()?));
+            (before.is_ok(), after.is_ok())
+        });
+        assert_eq!(up.join().unwrap(), (false, true));
+    }
+}

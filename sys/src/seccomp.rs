@@ -37,3 +37,36 @@ pub fn set_mode_filter(instructions: &[(u16, u8, u8, u32)], flags: u32) -> Resul
     })?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_would_misread_is_refused() {
+        let allow = (0x06, 0, 0, 0x7fff_0000);
+        assert_eq!(set_mode_filter(&vec![allow; 70_000], 0), Err(Errno::INVAL));
+        assert_eq!(set_mode_filter(&[], 0), Err(Errno::INVAL));
+        let new_listener = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32;
+        assert_eq!(set_mode_filter(&[allow], new_listener), Err(Errno::INVAL));
+    }
+
+    #[test]
+    fn a_filter_is_in_force_for_its_thread() {
+        let filtered = std::thread::spawn(|| {
+            rustix::thread::set_no_new_privs(true)?;
+            // if nr == getppid { errno 7 } else { allow }
+            let getppid = libc::SYS_getppid as u32;
+            let program = [
+                (0x20, 0, 0, 0),
+                (0x15, 0, 1, getppid),
+                (0x06, 0, 0, 0x0005_0007),
+                (0x06, 0, 0, 0x7fff_0000),
+            ];
+            set_mode_filter(&program, 0)?;
+            // SAFETY: getppid has no arguments and no precondition.
+            checked(unsafe { libc::syscall(libc::SYS_getppid) })
+        });
+        assert_eq!(filtered.join().unwrap(), Err(Errno::from_raw_os_error(7)));
+    }
+}

@@ -3,6 +3,8 @@
 //! A record that cannot be read (cut short, of another version, edited by hand) is moved to
 //! `quarantine/KEY` with a warning and counts as absent: one bad record stops nothing else.
 
+use std::ops::ControlFlow;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +15,10 @@ use crate::store::{Compare, Outcome, Store, StoreError, Versioned, Write};
 const VERSION: u32 = 1;
 
 /// How often `update` starts again before it calls the key too contended.
-const ATTEMPTS: usize = 64;
+pub(crate) const ATTEMPTS: usize = 64;
+
+/// Records that `scan` reads at once.
+const STEP: usize = 256;
 
 #[derive(Serialize, Deserialize)]
 struct Envelope<T> {
@@ -61,6 +66,50 @@ pub fn list<T: DeserializeOwned>(
             found.push((key, stored));
         }
     }
+    Ok(found)
+}
+
+/// Visits the records under `prefix` that come after `after`, in the keys' order, until `visit` breaks.
+/// The store is read in small steps: a long scan sees changes made meanwhile.
+///
+/// # Errors
+/// The store's.
+pub fn scan<T: DeserializeOwned>(
+    store: &dyn Store,
+    prefix: &str,
+    after: Option<&str>,
+    mut visit: impl FnMut(String, Stored<T>) -> ControlFlow<()>,
+) -> Result<(), StoreError> {
+    let mut after = after.map(str::to_owned);
+    loop {
+        let values = store.range(prefix, after.as_deref(), STEP)?;
+        let Some((last, _)) = values.last() else {
+            return Ok(());
+        };
+        after = Some(last.clone());
+        for (key, value) in values {
+            if let Some(stored) = decode_or_quarantine(store, &key, &value)?
+                && visit(key, stored).is_break()
+            {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// All records under `prefix`, in the keys' order.
+///
+/// # Errors
+/// The store's.
+pub fn all<T: DeserializeOwned>(
+    store: &dyn Store,
+    prefix: &str,
+) -> Result<Vec<Stored<T>>, StoreError> {
+    let mut found = Vec::new();
+    scan(store, prefix, None, |_, stored| {
+        found.push(stored);
+        ControlFlow::Continue(())
+    })?;
     Ok(found)
 }
 
@@ -234,6 +283,26 @@ mod tests {
             let kept = store.get(&format!("quarantine/{key}")).unwrap();
             assert_eq!(kept.unwrap().value, value);
         }
+    }
+
+    #[test]
+    fn a_scan_goes_on_behind_a_step_of_bad_records() {
+        let (_directory, store) = fresh();
+        let mut writes: Vec<Write> = (0..STEP + 10)
+            .map(|n| Write::Put(format!("t/{n:04}"), b"?".to_vec()))
+            .collect();
+        writes.push(put("t/9998", &tag("a")));
+        writes.push(put("t/9999", &tag("b")));
+        store.transact(&[], &writes).unwrap();
+        let found = all::<Tag>(&store, "t/").unwrap();
+        assert_eq!(found.len(), 2);
+        let mut first = Vec::new();
+        scan::<Tag>(&store, "t/", Some("t/9998"), |key, _| {
+            first.push(key);
+            ControlFlow::Break(())
+        })
+        .unwrap();
+        assert_eq!(first, ["t/9999"]);
     }
 
     #[test]

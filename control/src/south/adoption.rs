@@ -64,7 +64,6 @@ fn record(arns: &Arns, from: &Identity, held: HeldTask) -> Result<Task, String> 
         overrides: json!({}),
         started_by: None,
         tags: Vec::new(),
-        client_token: None,
         holds: Resources {
             cpu: held.cpu,
             memory: held.memory,

@@ -82,7 +82,6 @@ pub(super) fn task(n: u8) -> Task {
         group: "family:web".into(),
         started_by: None,
         tags: vec![],
-        client_token: None,
         holds: Resources::default(),
         stop_code: None,
         stopped_reason: None,

@@ -6,14 +6,13 @@
 //! checks that can be switched off.
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::uri::{Authority, Scheme, Uri};
+use http::uri::{Scheme, Uri};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
@@ -25,6 +24,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio::time::timeout;
 
+use super::address::{is_loopback, redirect_target, uri};
 use super::fault::{Broken, Fault, classify};
 use crate::error::{ImageError, printable};
 
@@ -192,7 +192,8 @@ impl Transport {
                     redirected_away,
                 });
             }
-            let next = redirect_target(&target, &response).map_err(|cause| ask.error(cause))?;
+            let next =
+                redirect_target(&target, response.headers()).map_err(|cause| ask.error(cause))?;
             self.check_redirect(&target, &next)
                 .map_err(|cause| ask.error(cause))?;
             // A token for the registry is none of its storage's business, nor of any host after that.
@@ -369,59 +370,8 @@ fn fault(ask: &Ask<'_>, host: &str, broken: Broken) -> Fault {
     }
 }
 
-fn uri(scheme: Scheme, authority: &str, path: &str) -> Result<Uri, String> {
-    Uri::builder()
-        .scheme(scheme)
-        .authority(authority)
-        .path_and_query(path)
-        .build()
-        .map_err(|e| format!("not a registry address: {e}"))
-}
-
 fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
-}
-
-/// Where a Location header leads, resolved against the request it answers (RFC 3986, the forms in use:
-/// absolute, scheme-relative, path-absolute).
-fn redirect_target(from: &Uri, response: &Response<Incoming>) -> Result<Uri, String> {
-    let location = response.headers().get(header::LOCATION);
-    let location = location
-        .and_then(|value| value.to_str().ok())
-        .ok_or("the registry redirected without saying where")?;
-    resolve_location(from, location)
-}
-
-fn resolve_location(from: &Uri, location: &str) -> Result<Uri, String> {
-    // The query of a storage URL is a credential: never repeat the location itself in an error.
-    let bad = || "the registry redirected to an address that is none".to_owned();
-    let location = location.split('#').next().unwrap_or_default();
-    let scheme = from.scheme_str().unwrap_or("https");
-    let authority = from.authority().map_or("", Authority::as_str);
-    let absolute = if location.starts_with("//") {
-        format!("{scheme}:{location}")
-    } else if location.starts_with('/') {
-        format!("{scheme}://{authority}{location}")
-    } else {
-        location.to_owned()
-    };
-    let uri: Uri = absolute.parse().map_err(|_| bad())?;
-    let known_scheme = matches!(uri.scheme_str(), Some("http" | "https"));
-    let userinfo = uri.authority().is_some_and(|a| a.as_str().contains('@'));
-    if !known_scheme || userinfo || uri.host().is_none_or(str::is_empty) {
-        return Err(bad());
-    }
-    Ok(uri)
-}
-
-/// localhost, 127.0.0.0/8 and ::1, with or without a port.
-fn is_loopback(authority: &str) -> bool {
-    let Ok(parsed) = authority.parse::<Authority>() else {
-        return false;
-    };
-    let host = parsed.host().trim_start_matches('[').trim_end_matches(']');
-    let address = host.parse::<IpAddr>();
-    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|a| a.is_loopback())
 }
 
 fn retry_after(response: &Response<Incoming>) -> Option<Duration> {

@@ -23,7 +23,10 @@ fn an_id_is_one_harmless_path_component() {
 
 mod mounted {
     use super::super::*;
+    use crate::store::layers;
     use oci_spec::image::ImageConfiguration;
+    use rustix::fs::OFlags;
+    use std::os::fd::AsFd;
     use std::path::Path;
 
     /// A store with layers made by hand, each by its own function.
@@ -64,14 +67,14 @@ mod mounted {
             let root = layout.directory(&format!("roots/{id}")).unwrap();
             let lower = layout.list(&format!("roots/{id}/l")).unwrap().len();
             let mounted = match old {
-                true => mount_old(root, lower).unwrap(),
-                false => match mount_new(root.as_fd(), lower).unwrap() {
+                true => overlay::mount_old(root, lower, Access::Writable).unwrap(),
+                false => match overlay::mount_new(root.as_fd(), lower, Access::Writable).unwrap() {
                     Some(mounted) => mounted,
                     // An old kernel: the other way is the only one, and is checked.
                     None => continue,
                 },
             };
-            check(Path::new(&by_fd(&mounted)));
+            check(Path::new(&overlay::by_fd(&mounted)));
             drop(mounted);
             remove(layout, id).unwrap();
         }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
 
-use super::layout::Layout;
+use super::layout::{Ingest, Layout};
 use crate::digest::Digest;
 use crate::error::ImageError;
 use crate::manifest::Descriptor;
@@ -39,7 +39,33 @@ pub(crate) fn path(diff_id: &Digest) -> String {
 }
 
 pub(crate) fn is_present(layout: &Layout, diff_id: &Digest) -> bool {
-    layout.exists(&format!("{}/layer.json", path(diff_id)))
+    is_whole(layout, &path(diff_id))
+}
+
+/// Whether a layer or seam is at `path`.
+pub(crate) fn is_whole(layout: &Layout, path: &str) -> bool {
+    layout.exists(&format!("{path}/layer.json"))
+}
+
+/// Gives a finished tree its record and its name.
+pub(crate) fn publish(
+    layout: &Layout,
+    ingest: Ingest<'_>,
+    path: &str,
+    outline: Outline,
+) -> Result<(), ImageError> {
+    let record = Record {
+        version: VERSION,
+        boot: boot(),
+        outline,
+    };
+    let bytes = serde_json::to_vec(&record).map_err(|e| layout.error("write", "layer.json", e))?;
+    ingest.write(c"layer.json", &bytes)?;
+    // One whose record was set aside stands in the way of its successor.
+    if !is_whole(layout, path) {
+        layout.discard(path)?;
+    }
+    ingest.publish(path)
 }
 
 /// The outline of a layer that is present; a record that cannot be read makes the layer absent.
@@ -73,21 +99,7 @@ pub(crate) fn install(
         .mkdir(c"fs", Mode::from_bits_truncate(0o755))
         .map_err(Missed::Failed)?;
     let outline = verified(pieces, root, blob, diff_id, subject)?;
-    let record = Record {
-        version: VERSION,
-        boot: boot(),
-        outline,
-    };
-    let bytes = serde_json::to_vec(&record)
-        .map_err(|e| Missed::Failed(layout.error("write", "layer.json", e)))?;
-    ingest
-        .write(c"layer.json", &bytes)
-        .map_err(Missed::Failed)?;
-    // A quarantined layer stands in the way of its successor.
-    if !is_present(layout, diff_id) {
-        layout.discard(&path(diff_id)).map_err(Missed::Failed)?;
-    }
-    ingest.publish(&path(diff_id)).map_err(Missed::Failed)
+    publish(layout, ingest, &path(diff_id), outline).map_err(Missed::Failed)
 }
 
 fn verified(
@@ -135,40 +147,46 @@ fn verified(
     Ok(unpacked.outline)
 }
 
-/// Marks layers as safe from a power cut. Call after the store's file system was synced.
-pub(crate) fn mark_synced(layout: &Layout, diff_ids: &[Digest]) -> Result<(), ImageError> {
-    for diff_id in diff_ids {
-        let mark = format!("{}/synced", path(diff_id));
+/// Marks layers and seams as safe from a power cut. Call after the store's file system was synced.
+pub(crate) fn mark_synced(layout: &Layout, paths: &[String]) -> Result<(), ImageError> {
+    for path in paths {
+        let mark = format!("{path}/synced");
         if !layout.exists(&mark) {
             layout.touch(&mark)?;
-            layout.sync_directory(&path(diff_id))?;
+            layout.sync_directory(path)?;
         }
     }
     Ok(())
 }
 
-/// Removes layers that an earlier boot unpacked and never synced.
+/// Removes layers and seams that an earlier boot made and never synced.
 pub(crate) fn drop_doubtful(layout: &Layout) -> Result<(), ImageError> {
     let now = boot();
-    for name in layout.list("layers/sha256")? {
-        let path = format!("layers/sha256/{name}");
-        if layout.exists(&format!("{path}/synced")) {
-            continue;
-        }
-        let record = layout
-            .read(&format!("{path}/layer.json"), RECORD_MAX)
-            .ok()
-            .flatten();
-        let record = record.and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
-        if record.is_none_or(|r| r.boot != now || now.is_empty()) {
-            tracing::info!(
-                layer = name,
-                "image store: removing a layer that was never synced"
-            );
-            layout.discard(&path)?;
+    for directory in ["layers/sha256", "layers/chain"] {
+        for name in layout.list(directory)? {
+            let path = format!("{directory}/{name}");
+            if is_doubtful(layout, &path, &now) {
+                tracing::info!(
+                    layer = path,
+                    "image store: removing a layer that was never synced"
+                );
+                layout.discard(&path)?;
+            }
         }
     }
     Ok(())
+}
+
+fn is_doubtful(layout: &Layout, path: &str, now: &str) -> bool {
+    if layout.exists(&format!("{path}/synced")) {
+        return false;
+    }
+    let record = layout
+        .read(&format!("{path}/layer.json"), RECORD_MAX)
+        .ok()
+        .flatten();
+    let record = record.and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
+    record.is_none_or(|r| r.boot != now || now.is_empty())
 }
 
 /// random(4), boot_id; empty if unknown, which trusts nothing that was not synced.

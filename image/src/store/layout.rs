@@ -4,6 +4,7 @@
 //! lock                         held while a store is open; two processes cannot share one
 //! ingest/<random>/             half-done things; emptied when the store opens
 //! layers/sha256/<diff id>/     fs/ (the tree), layer.json (its outline), synced (it survives a power cut)
+//! layers/chain/<chain id>/     the same of a seam, see `stack`
 //! manifests/<digest>           verified bytes
 //! configs/<digest>             verified bytes
 //! refs/<hash>.json             reference -> manifest
@@ -26,9 +27,10 @@ use rustix::io::Errno;
 use crate::error::ImageError;
 use crate::remove::{names, remove_tree};
 
-const DIRECTORIES: [&str; 7] = [
+const DIRECTORIES: [&str; 8] = [
     "layers",
     "layers/sha256",
+    "layers/chain",
     "manifests",
     "configs",
     "refs",
@@ -72,7 +74,9 @@ impl Layout {
         let mut builder = std::fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
         builder.create(path).map_err(|e| io("mkdir", &e))?;
-        let root = rustix::fs::open(path, DIR, Mode::empty()).map_err(|e| io("open", &e))?;
+        // The operator's own path: it may be a link to a larger disk.
+        let root = rustix::fs::open(path, DIR.difference(OFlags::NOFOLLOW), Mode::empty())
+            .map_err(|e| io("open", &e))?;
         rustix::fs::fchmod(&root, Mode::RWXU).map_err(|e| io("chmod", &e))?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let lock = rustix::fs::openat(&root, "lock", flags, Mode::RUSR | Mode::WUSR)
@@ -235,6 +239,11 @@ impl Layout {
 }
 
 impl Ingest<'_> {
+    /// Opens it once more, to work in it.
+    pub(crate) fn open(&self) -> Result<OwnedFd, ImageError> {
+        self.layout.directory(&self.name)
+    }
+
     /// A directory in it.
     pub(crate) fn mkdir(&self, name: &CStr, mode: Mode) -> Result<OwnedFd, ImageError> {
         let error = |e: Errno| self.layout.error("mkdir", &self.name, e);

@@ -16,6 +16,7 @@ use tokio::task::spawn_blocking;
 use super::layers::{self, Missed};
 use super::layout::Layout;
 use super::records::{self, Pulled};
+use super::stack;
 use crate::digest::Digest;
 use crate::error::ImageError;
 use crate::manifest::{self, Descriptor, Document, Manifest};
@@ -31,20 +32,23 @@ const AT_ONCE: usize = 2;
 /// Progress is told at most once per so many bytes.
 const PROGRESS_STEP: u64 = 1024 * 1024;
 
+/// Whoever holds it downloads; the others wait and then find the layer there.
+type Flight = tokio::sync::Mutex<()>;
+
 /// One download per layer and registry at a time. Another registry's download of the same layer is not waited
 /// for: it may never end.
 #[derive(Debug, Default)]
-pub(crate) struct Flights(Mutex<HashMap<(String, Digest), Weak<tokio::sync::Mutex<()>>>>);
+pub(crate) struct Flights(Mutex<HashMap<(String, Digest), Weak<Flight>>>);
 
 impl Flights {
-    fn of(&self, registry: &str, diff_id: &Digest) -> Arc<tokio::sync::Mutex<()>> {
+    fn of(&self, registry: &str, diff_id: &Digest) -> Arc<Flight> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, flight| flight.strong_count() > 0);
         let key = (registry.to_owned(), diff_id.clone());
         if let Some(flight) = all.get(&key).and_then(Weak::upgrade) {
             return flight;
         }
-        let flight = Arc::new(tokio::sync::Mutex::new(()));
+        let flight = Arc::new(Flight::new(()));
         all.insert(key, Arc::downgrade(&flight));
         flight
     }
@@ -78,7 +82,7 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
         {
             return Ok(image);
         }
-        match self.from_registry().await {
+        match self.ask_registry().await {
             Ok(image) => Ok(image),
             Err(Fault::Refused(error)) => Err(error),
             Err(Fault::Unreachable(error)) => match self.stored().await? {
@@ -113,7 +117,7 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
         .await
     }
 
-    async fn from_registry(&self) -> Result<Image, Fault> {
+    async fn ask_registry(&self) -> Result<Image, Fault> {
         if let Some((Some(top), image)) = self.stored().await? {
             let now = self.client.head(&self.reference).await?;
             if now.is_some_and(|now| now.as_str() == top) {
@@ -278,8 +282,9 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
         blocking(move || {
             let diff_ids: Vec<Digest> = image.layers.into_iter().map(|(_, id)| id).collect();
             let pulled = Pulled::new(&reference, &image.top, &image.manifest_digest);
+            let paths = stack::complete(&layout, &diff_ids)?;
             layout.sync_all()?;
-            layers::mark_synced(&layout, &diff_ids)?;
+            layers::mark_synced(&layout, &paths)?;
             let config_digest = Digest::of(&image.config_bytes);
             layout.write("configs", config_digest.hex(), &image.config_bytes)?;
             layout.write(

@@ -4,8 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::layers;
 use super::layout::Layout;
+use super::stack;
 use crate::Image;
 use crate::digest::Digest;
 use crate::error::ImageError;
@@ -105,7 +105,7 @@ pub(crate) fn image(
     );
     let (config, diff_ids) =
         parsed.map_err(|cause| ImageError::new("read stored image", digest, cause))?;
-    if !diff_ids.iter().all(|id| layers::is_present(layout, id)) {
+    if !stack::is_whole(layout, &diff_ids)? {
         return Ok(None);
     }
     Ok(Some(Image {

@@ -7,17 +7,17 @@
 //! Whiteouts become what overlayfs reads: a character device 0:0, or `trusted.overlay.opaque=y` on the
 //! directory.
 
+mod parents;
+
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid,
-    XattrFlags, makedev,
-};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags, makedev};
 use rustix::io::Errno;
 
 use super::archive::{Archive, Entry, Kind, Time};
+use super::at::{At, BENEATH, depth, is_whiteout, make_opaque, mode, open_beneath, owner, times};
 use super::entry::{Name, Role, Xattr, role, xattr};
 use super::{Fail, Outline};
 
@@ -153,82 +153,6 @@ impl Tree {
             .checked_sub(cost)
             .ok_or_else(|| Fail::content("the layer has too many directories"))?;
         self.directories.push((name, mode(entry), entry.mtime));
-        Ok(())
-    }
-
-    // --- parents ---
-
-    fn parent(&mut self, name: &Name, path: &[u8]) -> Result<Rc<OwnedFd>, Fail> {
-        let wanted = name.split().0;
-        if let Some((known, dir)) = &self.last_parent
-            && known == wanted
-        {
-            return Ok(Rc::clone(dir));
-        }
-        let dir = match open_beneath(&self.root, wanted) {
-            Err(Errno::NOENT | Errno::NOTDIR) => self.make_parents(wanted, path)?,
-            other => other.map_err(|e| unresolvable(path, wanted, e))?,
-        };
-        let dir = Rc::new(dir);
-        self.last_parent = Some((wanted.to_vec(), Rc::clone(&dir)));
-        Ok(dir)
-    }
-
-    /// Makes what is missing of `wanted`, from the top down.
-    fn make_parents(&mut self, wanted: &[u8], path: &[u8]) -> Result<OwnedFd, Fail> {
-        let mut above = open_beneath(&self.root, b"").map_err(|e| unresolvable(path, wanted, e))?;
-        let ends = wanted
-            .iter()
-            .enumerate()
-            .filter(|(_, b)| **b == b'/')
-            .map(|(i, _)| i);
-        for end in ends.chain([wanted.len()]) {
-            let so_far = &wanted[..end];
-            above = match open_beneath(&self.root, so_far) {
-                Ok(dir) => dir,
-                Err(e @ (Errno::NOENT | Errno::NOTDIR)) => {
-                    self.make_parent(above.as_fd(), so_far, path, e)?;
-                    open_beneath(&self.root, so_far).map_err(|e| unresolvable(path, so_far, e))?
-                }
-                Err(e) => return Err(unresolvable(path, so_far, e)),
-            };
-        }
-        Ok(above)
-    }
-
-    fn make_parent(
-        &mut self,
-        above: BorrowedFd<'_>,
-        so_far: &[u8],
-        path: &[u8],
-        why: Errno,
-    ) -> Result<(), Fail> {
-        let last = so_far.rsplit(|b| *b == b'/').next().unwrap_or(so_far);
-        let at = At {
-            dir: above,
-            path,
-            last,
-        };
-        let removed = match at.stat()? {
-            Some(stat) if is_whiteout(&stat) => {
-                at.unlink()?;
-                true
-            }
-            // A link that leads nowhere, or a file where a directory is needed.
-            Some(_) => return Err(unresolvable(path, so_far, why)),
-            None => false,
-        };
-        at.mkdir(0o755)?;
-        let dir = at.open_dir()?;
-        rustix::fs::fchmod(&dir, Mode::from_bits_truncate(0o755)).map_err(at.host("fchmod"))?;
-        if removed {
-            return make_opaque(&at, dir.as_fd());
-        }
-        if self.names_left < so_far.len() {
-            return Err(Fail::content("the layer has too many directories"));
-        }
-        self.names_left -= so_far.len();
-        self.implied.insert(so_far.to_vec());
         Ok(())
     }
 
@@ -444,102 +368,5 @@ impl std::fmt::Debug for Tree {
         f.debug_struct("Tree")
             .field("outline", &self.outline)
             .finish_non_exhaustive()
-    }
-}
-
-/// Where an entry goes: its name in its parent, and the name that errors tell.
-struct At<'a> {
-    dir: BorrowedFd<'a>,
-    path: &'a [u8],
-    last: &'a [u8],
-}
-
-impl At<'_> {
-    fn host(&self, call: &'static str) -> impl Fn(Errno) -> Fail + use<'_> {
-        move |e| Fail::host(self.path, call, e)
-    }
-
-    fn stat(&self) -> Result<Option<Stat>, Fail> {
-        match rustix::fs::statat(self.dir, self.last, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(stat)),
-            Err(Errno::NOENT) => Ok(None),
-            Err(e) => Err(Fail::host(self.path, "stat", e)),
-        }
-    }
-
-    fn unlink(&self) -> Result<(), Fail> {
-        rustix::fs::unlinkat(self.dir, self.last, AtFlags::empty()).map_err(self.host("unlink"))
-    }
-
-    fn mkdir(&self, bits: u32) -> Result<(), Fail> {
-        rustix::fs::mkdirat(self.dir, self.last, Mode::from_bits_truncate(bits))
-            .map_err(self.host("mkdir"))
-    }
-
-    fn open_dir(&self) -> Result<OwnedFd, Fail> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(self.dir, self.last, flags, Mode::empty()).map_err(self.host("open"))
-    }
-}
-
-const BENEATH: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_MAGICLINKS)
-    .union(ResolveFlags::NO_XDEV);
-
-fn open_beneath(root: &OwnedFd, path: &[u8]) -> rustix::io::Result<OwnedFd> {
-    let path = if path.is_empty() { b"." } else { path };
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::openat2(root, path, flags, Mode::empty(), BENEATH)
-}
-
-fn unresolvable(path: &[u8], parent: &[u8], errno: Errno) -> Fail {
-    let parent = crate::error::printable_bytes(parent);
-    match errno {
-        Errno::XDEV | Errno::LOOP => Fail::entry(
-            path,
-            format!("it climbs out of the layer through a symbolic link in `{parent}`"),
-        ),
-        Errno::NOENT | Errno::NOTDIR => {
-            Fail::entry(path, format!("its parent `{parent}` is no directory"))
-        }
-        other => Fail::host(path, "openat2", other),
-    }
-}
-
-fn make_opaque(at: &At<'_>, dir: BorrowedFd<'_>) -> Result<(), Fail> {
-    rustix::fs::fsetxattr(dir, c"trusted.overlay.opaque", b"y", XattrFlags::empty())
-        .map_err(at.host("setxattr trusted.overlay.opaque"))
-}
-
-pub(crate) fn is_whiteout(stat: &Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
-}
-
-fn depth(name: &Name) -> usize {
-    if name.is_root() {
-        return 0;
-    }
-    1 + name.bytes().iter().filter(|b| **b == b'/').count()
-}
-
-fn mode(entry: &Entry) -> Mode {
-    Mode::from_bits_truncate(u32::from(entry.mode))
-}
-
-fn owner(entry: &Entry) -> (Option<Uid>, Option<Gid>) {
-    (
-        Some(Uid::from_raw(entry.uid)),
-        Some(Gid::from_raw(entry.gid)),
-    )
-}
-
-fn times(time: Time) -> Timestamps {
-    let time = Timespec {
-        tv_sec: time.seconds,
-        tv_nsec: i64::from(time.nanoseconds),
-    };
-    Timestamps {
-        last_access: time,
-        last_modification: time,
     }
 }

@@ -27,13 +27,17 @@ pub fn host<F: Future<Output = ()>>(test: impl FnOnce(PathBuf) -> F + Send + 'st
 
 /// Like [`host`] for a test that brings its runtimes itself.
 pub fn blocking_host(test: impl FnOnce(PathBuf) + Send + 'static) {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().to_owned();
     let body = move || {
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+        // Files and pins end with the mount namespace, that is with this thread.
+        let tmpfs = Some("tmpfs");
+        mount(tmpfs, &path, tmpfs, MsFlags::empty(), None::<&str>).unwrap();
         sh("ip link set lo up");
-        let root = tempfile::tempdir().unwrap();
-        test(root.path().to_owned());
+        test(path);
     };
     if let Err(panic) = std::thread::spawn(body).join() {
         std::panic::resume_unwind(panic);
@@ -155,6 +159,19 @@ pub fn try_udp(ip: Ipv4Addr, port: u16, patience: Duration) -> Option<String> {
     let mut answer = [0; 128];
     let (len, _) = socket.recv_from(&mut answer).ok()?;
     Some(String::from_utf8_lossy(&answer[..len]).into_owned())
+}
+
+/// Tries again until it succeeds: a socket that this process closed may be open for another moment in a
+/// child that is between fork(2) and execve(2).
+pub fn eventually<T, E: std::fmt::Debug>(mut attempt: impl FnMut() -> Result<T, E>) -> T {
+    let end = std::time::Instant::now() + LONG;
+    loop {
+        match attempt() {
+            Ok(done) => return done,
+            Err(e) if std::time::Instant::now() > end => panic!("{e:?}"),
+            Err(_) => std::thread::yield_now(),
+        }
+    }
 }
 
 /// True if nobody answers there, be it by refusal or silence.

@@ -202,7 +202,27 @@ fn open_directory(path: &Path) -> Result<OwnedFd, StepError> {
 
 #[cfg(test)]
 mod tests {
-    use super::check_id;
+    use super::*;
+
+    #[test]
+    #[ignore = "needs root"]
+    fn the_binary_cannot_be_written_to_through_its_clone() {
+        let directory = tempfile::tempdir().unwrap();
+        let binary = directory.path().join("binary");
+        std::fs::copy("/bin/true", &binary).unwrap();
+        let runtime = Runtime::open(&binary).unwrap();
+        let path = format!("/proc/self/fd/{}", runtime.binary.as_raw_fd());
+        let opened = std::fs::OpenOptions::new().write(true).open(&path);
+        assert_eq!(opened.unwrap_err().raw_os_error(), Some(libc::EROFS));
+        assert!(
+            std::fs::OpenOptions::new()
+                .write(true)
+                .open(&binary)
+                .is_ok()
+        );
+        assert!(Command::new(&path).status().unwrap().success());
+        assert!(Runtime::open(directory.path()).is_err());
+    }
 
     #[test]
     fn ids_cannot_be_paths() {

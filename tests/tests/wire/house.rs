@@ -65,12 +65,24 @@ impl Control {
         let (stop, shutdown) = watch::channel(false);
         let mut config = Config::new("us-east-1", "000000000000");
         change(&mut config);
-        let serving = std::thread::scope(|scope| {
-            let serve = south::serve(store, config, listen, shutdown);
-            scope.spawn(|| runtime.block_on(serve)).join().unwrap()
+        let serve = async {
+            loop {
+                let serving = south::serve(store.clone(), config.clone(), listen, shutdown.clone());
+                match serving.await {
+                    // A neighbour's connection may hold the port for a moment.
+                    Err(error) if error.to_string().contains("in use") => {
+                        tokio::task::yield_now().await;
+                    }
+                    served => return served.unwrap().address(),
+                }
+            }
+        };
+        let address = std::thread::scope(|scope| {
+            let served = scope.spawn(|| runtime.block_on(timeout_of(serve)));
+            served.join().unwrap()
         });
         Control {
-            address: serving.unwrap().address(),
+            address,
             runtime: Some(runtime),
             stop,
         }
@@ -82,7 +94,9 @@ impl Control {
 
     /// As kill -9 would: no goodbye, every connection and task cut off.
     pub(crate) fn kill(mut self) -> SocketAddr {
-        self.runtime.take().unwrap().shutdown_background();
+        let runtime = self.runtime.take().unwrap();
+        let killed = std::thread::spawn(move || runtime.shutdown_timeout(BROKEN));
+        killed.join().unwrap();
         self.address
     }
 }
@@ -200,6 +214,10 @@ impl Shell {
     }
 }
 
+async fn timeout_of<T>(work: impl Future<Output = T>) -> T {
+    timeout(BROKEN, work).await.expect("it to end")
+}
+
 pub(crate) fn id(n: u8) -> TaskId {
     TaskId::try_from(format!("{n:032x}")).unwrap()
 }
@@ -251,7 +269,6 @@ pub(crate) fn task(n: u8, revision: u32, instance: &str) -> Task {
         group: "family:web".into(),
         started_by: None,
         tags: vec![],
-        client_token: None,
         holds: Resources::default(),
         stop_code: None,
         stopped_reason: None,

@@ -31,27 +31,6 @@ fn plain_http_is_for_loopback_and_those_named() {
 }
 
 #[test]
-fn locations_are_resolved_against_the_request() {
-    let base = from("https://r.io:5000/v2/x");
-    let to = |location: &str| resolve_location(&base, location).map(|u| u.to_string());
-    assert_eq!(to("/a?b=c#frag").unwrap(), "https://r.io:5000/a?b=c");
-    assert_eq!(to("//cdn.io/a").unwrap(), "https://cdn.io/a");
-    assert_eq!(to("http://cdn.io/a").unwrap(), "http://cdn.io/a");
-    for bad in [
-        "",
-        "relative",
-        "file:///etc/passwd",
-        "ftp://x/",
-        "https://u:p@h/secret",
-        "https://",
-        "http:///x",
-    ] {
-        let error = to(bad).expect_err(bad);
-        assert!(!error.contains("secret"), "{error}");
-    }
-}
-
-#[test]
 fn a_redirect_to_plain_http_is_refused_unless_both_ends_are_plain() {
     let t = Transport::new(&[], &[], STALL).unwrap();
     let check = |a: &str, b: &str| t.check_redirect(&from(a), &from(b));

@@ -1,0 +1,121 @@
+//! `longshore agent`: the node daemon by itself.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use longshore_agent::{Config, DEFAULT_POLICY_FILE, HostPolicy, Instance};
+
+use crate::place::{self, Place};
+use crate::{scope, shutdown, socket, telling};
+
+/// Run tasks on this host for a control plane elsewhere
+///
+/// The first start needs a join token (longshore node token, on the control plane's host), given by the
+/// variable LONGSHORE_JOIN_TOKEN or a file, never as an argument: every user of a host can read those.
+/// Later starts need none. Stopping the agent stops no task.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  longshore agent --control https://10.0.0.5:4481 --token-file token")]
+pub(crate) struct Agent {
+    #[command(flatten)]
+    place: Place,
+    /// The control plane's RPC endpoint
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "LONGSHORE_CONTROL",
+        default_value = "https://127.0.0.1:4481"
+    )]
+    control: String,
+    /// A file that holds the join token [default: the variable LONGSHORE_JOIN_TOKEN]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// What this host permits
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_POLICY_FILE)]
+    policy: PathBuf,
+    /// MiB of memory that tasks never get
+    #[arg(long, value_name = "MIB", default_value_t = 0)]
+    reserved_memory: u64,
+    #[command(flatten)]
+    host: HostOptions,
+}
+
+/// What `dev` and `agent` share.
+#[derive(Debug, clap::Args)]
+pub(crate) struct HostOptions {
+    /// A registry (host:port) that may be spoken to over plain HTTP; loopback always may
+    #[arg(long = "insecure-registry", value_name = "HOST:PORT")]
+    insecure_registries: Vec<String>,
+    /// The longshore-runtime program [default: beside this one, then /usr/local/libexec/longshore,
+    /// /usr/libexec/longshore]
+    #[arg(long, value_name = "FILE")]
+    runtime: Option<PathBuf>,
+}
+
+impl HostOptions {
+    /// A configuration of an agent on this host.
+    pub(crate) fn config(
+        &self,
+        instance: Instance,
+        endpoint: String,
+        parent: scope::Parent,
+    ) -> Result<Config> {
+        let runtime = place::runtime_binary(self.runtime.as_deref())?;
+        let mut config = Config::new(instance, endpoint, runtime);
+        config.registries.insecure = self.insecure_registries.clone();
+        config.cgroup_parent = parent;
+        Ok(config)
+    }
+}
+
+impl Agent {
+    pub(crate) fn run(self) -> Result<()> {
+        place::need_root("agent")?;
+        let instance = self.place.instance()?;
+        let policy = HostPolicy::load(&self.policy)?;
+        let token = self.token()?;
+        let parent = scope::enter(instance.name())?;
+        telling::log("info");
+        place::claim(&instance)?;
+        let mut config = self
+            .host
+            .config(instance.clone(), self.control.clone(), parent)?;
+        config.policy = policy;
+        config.token = token;
+        config.reserved_memory = self.reserved_memory;
+        shutdown::run(async move {
+            let stopping = shutdown::on_signals()?;
+            let daemon = longshore_agent::run(config, stopping.clone());
+            let control = &self.control;
+            let told = async {
+                socket::until_joined(&instance).await;
+                telling::print(&format!("Ready: joined {control}\n"))
+            };
+            tokio::pin!(daemon);
+            tokio::select! {
+                ended = &mut daemon => return ended,
+                told = told => told?,
+            }
+            daemon.await
+        })
+    }
+
+    fn token(&self) -> Result<Option<String>> {
+        match &self.token_file {
+            Some(file) => token_of(file).map(Some),
+            None => Ok(std::env::var("LONGSHORE_JOIN_TOKEN")
+                .ok()
+                .filter(|token| !token.is_empty())),
+        }
+    }
+}
+
+fn token_of(file: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(file);
+    let text = text.with_context(|| format!("read join token from {}", file.display()))?;
+    match text.trim() {
+        "" => bail!("read join token from {}: the file is empty", file.display()),
+        token => Ok(token.to_owned()),
+    }
+}

@@ -1,0 +1,118 @@
+//! `longshore control`: the control plane by itself, and what `dev` shares with it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use longshore_agent::Instance;
+use longshore_control::{Config, ControlPlane};
+
+use crate::keys::{self, Keys};
+use crate::place::{self, Place};
+use crate::{shutdown, telling};
+
+/// Run the control plane: the ECS API, and the RPC port that agents dial
+///
+/// Needs no privilege. The API speaks plain HTTP with SigV4: put a TLS proxy before it where it leaves
+/// loopback. The RPC port is mutual TLS by itself.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  longshore control --rpc 10.0.0.5:4481
+  longshore node token                     on the same host, for each host that joins")]
+pub(crate) struct Control {
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    ports: Ports,
+}
+
+/// Where the control plane listens.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Ports {
+    /// Where the ECS API listens
+    #[arg(long, value_name = "ADDRESS", default_value_t = local(4480))]
+    pub(crate) api: SocketAddr,
+    /// Where agents dial
+    #[arg(long, value_name = "ADDRESS", default_value_t = local(4481))]
+    pub(crate) rpc: SocketAddr,
+    /// Region in ARNs and signatures
+    #[arg(long, default_value = "us-east-1")]
+    region: String,
+    /// Account in ARNs
+    #[arg(long, default_value = "000000000000")]
+    account: String,
+}
+
+/// Made at the first start; what a call means that names no cluster.
+pub(crate) const DEFAULT_CLUSTER: &str = "default";
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+impl Ports {
+    /// `dev` is for one machine and one person.
+    pub(crate) fn need_loopback(&self) -> Result<()> {
+        for (name, address) in [("--api", self.api), ("--rpc", self.rpc)] {
+            if !address.ip().is_loopback() {
+                bail!(
+                    "start longshore dev: {name} {address} is not loopback; for other hosts run longshore control \
+                     and longshore agent apart"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The RPC endpoint as an agent on this host dials it.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("https://{}", self.rpc)
+    }
+}
+
+impl Control {
+    pub(crate) fn run(self) -> Result<()> {
+        let instance = self.place.instance()?;
+        telling::log("info");
+        place::claim(&instance)?;
+        shutdown::run(async move {
+            let stopping = shutdown::on_signals()?;
+            let plane = open(&instance, &self.ports)?;
+            let keys = instance.state_root().join("control.env");
+            write_keys(&keys, &plane, &self.ports)?;
+            telling::print(&format!(
+                "Ready: the ECS API is at http://{}, agents dial {}. Keys: source {}\n",
+                plane.api_address(),
+                self.ports.rpc,
+                keys.display()
+            ))?;
+            plane.serve(stopping).await
+        })
+    }
+}
+
+/// Opens the store and the API's port.
+pub(crate) fn open(instance: &Instance, ports: &Ports) -> Result<ControlPlane> {
+    ControlPlane::open(Config {
+        state_dir: instance.state_root().to_owned(),
+        api_listen: ports.api,
+        rpc_listen: ports.rpc,
+        region: ports.region.clone(),
+        account: ports.account.clone(),
+        default_cluster: DEFAULT_CLUSTER.to_owned(),
+        admin_socket: Some(instance.control_socket()),
+    })
+}
+
+/// Writes what a client needs.
+pub(crate) fn write_keys(file: &Path, plane: &ControlPlane, ports: &Ports) -> Result<()> {
+    let (access_key_id, secret_access_key) = plane.access_key();
+    let keys = Keys {
+        api: plane.api_address(),
+        region: &ports.region,
+        access_key_id,
+        secret_access_key,
+    };
+    keys::write(file, &keys)
+}

@@ -1,0 +1,65 @@
+//! `longshore inspect`: all that the agent tells about one task.
+
+use anyhow::{Result, bail};
+use serde_json::Value;
+
+use crate::place::Which;
+use crate::{ps, socket, telling};
+
+/// Show all that the agent knows of one task, as JSON
+#[derive(Debug, clap::Args)]
+pub(crate) struct Inspect {
+    #[command(flatten)]
+    which: Which,
+    /// The task: its ARN, its id, or the beginning of its id
+    task: String,
+}
+
+impl Inspect {
+    pub(crate) fn run(self) -> Result<()> {
+        let tasks = socket::block_on(ps::tasks(&self.which))?;
+        telling::print(&format!("{:#}\n", find(&tasks, &self.task)?))
+    }
+}
+
+/// The one task that is meant.
+pub(crate) fn find<'a>(tasks: &'a Value, wanted: &str) -> Result<&'a Value> {
+    let id = wanted.rsplit('/').next().unwrap_or(wanted);
+    let all = tasks.as_array().into_iter().flatten();
+    let mut found = all.filter(|task| ps::short(&task["Arn"]).starts_with(id));
+    match (found.next(), found.next()) {
+        (Some(task), None) => Ok(task),
+        (None, _) => {
+            bail!("find task {wanted}: no task of this host has that id; longshore ps lists them")
+        }
+        (Some(_), Some(_)) => {
+            bail!("find task {wanted}: more than one begins so; give more of the id")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_task_is_found_by_arn_id_or_beginning() {
+        let tasks = json!([{"Arn": "arn:x:task/default/abc1"}, {"Arn": "arn:x:task/default/abd2"}]);
+        for wanted in ["arn:x:task/default/abc1", "abc1", "abc"] {
+            assert_eq!(find(&tasks, wanted).unwrap(), &tasks[0], "{wanted}");
+        }
+        assert!(
+            find(&tasks, "ab")
+                .unwrap_err()
+                .to_string()
+                .contains("more than one")
+        );
+        assert!(
+            find(&tasks, "x")
+                .unwrap_err()
+                .to_string()
+                .contains("longshore ps")
+        );
+    }
+}

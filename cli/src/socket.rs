@@ -1,0 +1,134 @@
+//! HTTP over the agent's (or the control plane's) Unix socket.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use longshore_agent::Instance;
+use tokio::net::UnixStream;
+
+/// No answer of a verb's own is larger.
+const LARGEST_ANSWER: usize = 16 << 20;
+
+/// GET, the whole answer as JSON.
+pub(crate) async fn get(socket: &Path, path: &str) -> Result<serde_json::Value> {
+    let answer = ask(socket, Method::GET, path, Bytes::new()).await?;
+    whole(answer, path).await
+}
+
+/// POST of a JSON body, the whole answer as JSON.
+pub(crate) async fn post(
+    socket: &Path,
+    path: &str,
+    body: &serde_json::Value,
+) -> Result<serde_json::Value> {
+    let answer = ask(socket, Method::POST, path, body.to_string().into()).await?;
+    whole(answer, path).await
+}
+
+/// The answer's head; its body is the caller's to read as it comes. Anything but 2xx is an error with the
+/// answer's own words.
+pub(crate) async fn ask(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<Response<Incoming>> {
+    let stream = UnixStream::connect(socket).await.map_err(|error| {
+        let path = socket.display();
+        anyhow!("connect to {path}: {error}; is it running, under this --instance?")
+    })?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .context("speak HTTP")?;
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(hyper::header::HOST, "longshore")
+        .body(Full::new(body))
+        .with_context(|| format!("ask for {path}"))?;
+    let answer = sender
+        .send_request(request)
+        .await
+        .with_context(|| format!("ask for {path}"))?;
+    if answer.status().is_success() {
+        return Ok(answer);
+    }
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), LARGEST_ANSWER)
+        .collect()
+        .await;
+    let words = body
+        .map(|body| words_of(&body.to_bytes()))
+        .unwrap_or_default();
+    match words.is_empty() {
+        true => bail!("ask for {path}: {status}"),
+        false => bail!("{words}"),
+    }
+}
+
+/// The `error` member of a JSON answer, or the text itself.
+fn words_of(body: &[u8]) -> String {
+    let told = serde_json::from_slice::<serde_json::Value>(body).ok();
+    let told = told
+        .as_ref()
+        .and_then(|value| value.get("Error").or(value.get("error"))?.as_str());
+    match told {
+        Some(words) => words.to_owned(),
+        None => String::from_utf8_lossy(body).trim().to_owned(),
+    }
+}
+
+/// Returns once the agent has a session with its control plane.
+pub(crate) async fn until_joined(instance: &Instance) {
+    let socket = instance.agent_socket();
+    loop {
+        let metadata = get(&socket, "/v1/metadata").await;
+        if metadata.is_ok_and(|metadata| metadata["AgentConnected"] == true) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn whole(answer: Response<Incoming>, path: &str) -> Result<serde_json::Value> {
+    let body = Limited::new(answer.into_body(), LARGEST_ANSWER)
+        .collect()
+        .await;
+    let body = body.map_err(|error| anyhow!("read the answer to {path}: {error}"))?;
+    serde_json::from_slice(&body.to_bytes()).with_context(|| format!("read the answer to {path}"))
+}
+
+/// Runs one verb's async part; a daemon is not worth it here.
+pub(crate) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.context("start the async runtime")?.block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_errors_words_are_taken_from_json_or_text() {
+        assert_eq!(words_of(br#"{"error": "no such task"}"#), "no such task");
+        assert_eq!(words_of(b"plain words\n"), "plain words");
+    }
+
+    #[test]
+    fn a_missing_socket_is_named_with_a_remedy() {
+        let error = block_on(get(Path::new("/nonexistent/agent.sock"), "/healthz")).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("connect to /nonexistent/agent.sock: ") && text.contains("is it running")
+        );
+    }
+}

@@ -1,0 +1,72 @@
+//! How this program speaks: errors once, as one sentence on standard error; logs on standard error, quiet
+//! unless asked; results on standard output.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use tracing_subscriber::EnvFilter;
+
+/// 0, or 1 with the error on standard error. Usage errors never come here: clap ends them with 2.
+pub(crate) fn exit_code(done: anyhow::Result<()>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if reader_left(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("longshore: {}", sentence(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `longshore logs ... | head`: the reader has enough.
+fn reader_left(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// The chain of an error as one sentence; a cause that its reader already quoted is not told twice.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut sentence = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if sentence.contains(&cause) {
+            continue;
+        }
+        if !sentence.is_empty() {
+            sentence.push_str(": ");
+        }
+        sentence.push_str(&cause);
+    }
+    sentence
+}
+
+/// Logs of the daemons. `RUST_LOG` says more or less; `default` is used where it is absent.
+pub(crate) fn log(default: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal());
+    // A second call in one process (tests) keeps the first one's choice.
+    let _already = subscriber.try_init();
+}
+
+/// A result on standard output. A closed pipe is the caller's to notice.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    std::io::stdout().lock().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_sentence_and_says_nothing_twice() {
+        let io = std::io::Error::other("disk on fire");
+        let error = anyhow::Error::new(io)
+            .context("read journal: disk on fire")
+            .context("start agent");
+        assert_eq!(sentence(&error), "start agent: read journal: disk on fire");
+    }
+}

@@ -1,0 +1,40 @@
+# What every script says and where everything lies. Sourced, never run.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+stage=$root/target/stage
+cache=$root/target/cache
+
+say() { printf '%s\n' "$*"; }
+step() { printf '\n== %s\n' "$*"; }
+die() {
+    printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+    exit 1
+}
+
+need_root() {
+    [ "$(id -u)" = 0 ] || die "needs root: it makes namespaces, mounts and control groups; run it with sudo"
+}
+
+# Runs a command, keeps its output in a file, shows the file only if the command fails.
+quietly() {
+    local log=$cache/quietly.$$.log
+    mkdir -p "$cache"
+    if "$@" >"$log" 2>&1; then
+        rm -f "$log"
+    else
+        local status=$?
+        cat "$log" >&2
+        rm -f "$log"
+        return "$status"
+    fi
+}
+
+# Waits until a command succeeds, at most so many seconds.
+wait_until() {
+    local seconds=$1 start=$SECONDS
+    shift
+    until "$@" >/dev/null 2>&1; do
+        [ $((SECONDS - start)) -lt "$seconds" ] || return 1
+        sleep 0.1
+    done
+}
