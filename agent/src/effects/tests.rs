@@ -496,7 +496,7 @@ fn memory_beyond_the_limit_is_killed_and_named() {
 #[ignore = "needs root"]
 fn bad_tasks_are_told_by_name_and_leave_nothing() {
     on_a_host(|ground| async move {
-        let mut agent = ground.agent().await;
+        let agent = ground.agent().await;
         let mut user = ground.task(1, "true");
         user.containers[0].user = Some("nobody-knows".to_owned());
         let mut program = ground.task(2, "true");
