@@ -75,11 +75,7 @@ impl ControlPlane {
         check(&config)?;
         let store: Arc<dyn Store> = Arc::new(RedbStore::open(&config.state_dir.join("control"))?);
         let access_key = access_key::first(store.as_ref())?;
-        let plane_api = api(&config, &store);
-        plane_api.call(
-            "CreateCluster",
-            serde_json::json!({"clusterName": config.default_cluster}),
-        )?;
+        make_default_cluster(&config, &store)?;
         let address = config.api_listen;
         let listening = || format!("listen for the ECS API on {address}");
         let api = TcpListener::bind(address).with_context(listening)?;
@@ -143,6 +139,19 @@ impl ControlPlane {
         }
         Ok(agents.closed().await?)
     }
+}
+
+/// Only at the first start: a default cluster that was deleted stays deleted.
+fn make_default_cluster(config: &Config, store: &Arc<dyn Store>) -> anyhow::Result<()> {
+    let name = &config.default_cluster;
+    let key = format!("cluster/{name}");
+    if model::read::<model::Cluster>(store.as_ref(), &key)?.is_none() {
+        let body = serde_json::json!({"clusterName": name});
+        api(config, store)
+            .call("CreateCluster", body)
+            .with_context(|| format!("make the default cluster {name:?}"))?;
+    }
+    Ok(())
 }
 
 fn api(config: &Config, store: &Arc<dyn Store>) -> Api {
