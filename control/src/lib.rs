@@ -54,6 +54,8 @@ pub struct ControlPlane {
     access_key: AccessKey,
     api: TcpListener,
     api_address: SocketAddr,
+    rpc: TcpListener,
+    rpc_address: SocketAddr,
 }
 
 impl std::fmt::Debug for ControlPlane {
@@ -61,6 +63,7 @@ impl std::fmt::Debug for ControlPlane {
         f.debug_struct("ControlPlane")
             .field("config", &self.config)
             .field("api_address", &self.api_address)
+            .field("rpc_address", &self.rpc_address)
             .finish_non_exhaustive()
     }
 }
@@ -76,11 +79,8 @@ impl ControlPlane {
         let store: Arc<dyn Store> = Arc::new(RedbStore::open(&config.state_dir.join("control"))?);
         let access_key = access_key::first(store.as_ref())?;
         make_default_cluster(&config, &store)?;
-        let address = config.api_listen;
-        let listening = || format!("listen for the ECS API on {address}");
-        let api = TcpListener::bind(address).with_context(listening)?;
-        api.set_nonblocking(true).with_context(listening)?;
-        let api_address = api.local_addr().with_context(listening)?;
+        let (api, api_address) = listen("the ECS API", config.api_listen)?;
+        let (rpc, rpc_address) = listen("agents", config.rpc_listen)?;
         if !api_address.ip().is_loopback() {
             tracing::warn!(%api_address, "the ECS API listens beyond loopback without TLS: requests are signed but can be read on the way");
         }
@@ -90,6 +90,8 @@ impl ControlPlane {
             access_key,
             api,
             api_address,
+            rpc,
+            rpc_address,
         })
     }
 
@@ -105,6 +107,12 @@ impl ControlPlane {
         self.api_address
     }
 
+    /// Where agents connect to.
+    #[must_use]
+    pub fn rpc_address(&self) -> SocketAddr {
+        self.rpc_address
+    }
+
     /// The store, for whoever assembles more around it.
     #[must_use]
     pub fn store(&self) -> Arc<dyn Store> {
@@ -114,7 +122,7 @@ impl ControlPlane {
     /// Serves until `shutdown` says true. Tasks on hosts go on without it.
     ///
     /// # Errors
-    /// A listener that cannot be used.
+    /// A listener that cannot be used, a CA that cannot be read, an admin socket that cannot be made.
     pub async fn serve(self, shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
         let listener =
             tokio::net::TcpListener::from_std(self.api).context("use the API's listener")?;
@@ -122,23 +130,35 @@ impl ControlPlane {
         let front = north::Front::new(api, Arc::clone(&self.store), self.config.region.clone());
         let north = north::serve(listener, Arc::new(front), shutdown.clone());
         let sweep = sweep_regularly(Arc::clone(&self.store), shutdown.clone());
-        let agents = south::serve(
-            Arc::clone(&self.store),
-            south::Config::new(&self.config.region, &self.config.account),
-            self.config.rpc_listen,
-            shutdown.clone(),
-        )
-        .await?;
+        let rpc =
+            tokio::net::TcpListener::from_std(self.rpc).context("use the agents' listener")?;
+        let told = south::Config::new(self.config.region, self.config.account);
+        let store = Arc::clone(&self.store);
+        let south = south::serve_on(store, told, rpc, shutdown.clone()).await?;
         let admin = match &self.config.admin_socket {
-            Some(path) => Some(admin::serve(Arc::clone(&self.store), path, shutdown).await?),
             None => None,
+            Some(path) => Some(admin::serve(self.store, path, shutdown).await?),
         };
-        tokio::join!(north, sweep);
-        if let Some(admin) = admin {
-            admin.closed().await;
-        }
-        Ok(agents.closed().await?)
+        let admin = async {
+            if let Some(admin) = admin {
+                admin.closed().await;
+            }
+        };
+        // A port that breaks off ends the whole: half a control plane would look well and do nothing.
+        tokio::try_join!(
+            async { anyhow::Ok(tokio::join!(north, sweep, admin)) },
+            async { anyhow::Ok(south.closed().await?) },
+        )?;
+        Ok(())
     }
+}
+
+fn listen(to: &str, address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listening = || format!("listen for {to} on {address}");
+    let listener = TcpListener::bind(address).with_context(listening)?;
+    listener.set_nonblocking(true).with_context(listening)?;
+    let address = listener.local_addr().with_context(listening)?;
+    Ok((listener, address))
 }
 
 /// Only at the first start: a default cluster that was deleted stays deleted.

@@ -188,29 +188,39 @@ impl SharedStore {
     }
 }
 
-/// Opens the agents' port and serves it until `shutdown` is true.
-///
-/// Makes the cluster's CA if the store has none, and calls every instance disconnected: whoever still is
-/// there connects again.
+/// Opens the agents' port and serves it until `shutdown` is true; see [`serve_on`].
 ///
 /// # Errors
-/// The address cannot be bound, the CA cannot be made or read, the store fails.
+/// The address cannot be bound; [`serve_on`]'s.
 pub async fn serve(
     store: Arc<dyn Store>,
     config: Config,
     listen: SocketAddr,
     shutdown: watch::Receiver<bool>,
 ) -> Result<Serving, SouthError> {
+    let listener = TcpListener::bind(listen).await;
+    let listener = listener.map_err(|error| cannot_listen(&listen, &error))?;
+    serve_on(store, config, listener, shutdown).await
+}
+
+/// Serves agents on this listener until `shutdown` is true.
+///
+/// Makes the cluster's CA if the store has none, and calls every instance disconnected: whoever still is
+/// there connects again.
+///
+/// # Errors
+/// The CA cannot be made or read, the store fails.
+pub async fn serve_on(
+    store: Arc<dyn Store>,
+    config: Config,
+    listener: TcpListener,
+    shutdown: watch::Receiver<bool>,
+) -> Result<Serving, SouthError> {
     let store = SharedStore(store);
     let authority = Authority::open(&*store.0)?;
     let tls = tls::config(&authority)?;
-    let cannot = |e: std::io::Error| SouthError {
-        step: "listen for agents",
-        subject: listen.to_string(),
-        cause: format!("{e}; choose another address or stop who has it"),
-    };
-    let listener = TcpListener::bind(listen).await.map_err(cannot)?;
-    let address = listener.local_addr().map_err(cannot)?;
+    let address = listener.local_addr();
+    let address = address.map_err(|error| cannot_listen(&"a listener", &error))?;
     store.run(instance::disconnect_all).await?;
     let south = Arc::new(South {
         placed: Placed::start(store.clone(), shutdown.clone()).await?,
@@ -226,4 +236,12 @@ pub async fn serve(
     });
     let server = tokio::spawn(port::run(south, listener, tls, shutdown));
     Ok(Serving { address, server })
+}
+
+fn cannot_listen(on: &dyn std::fmt::Display, error: &std::io::Error) -> SouthError {
+    SouthError {
+        step: "listen for agents",
+        subject: on.to_string(),
+        cause: format!("{error}; choose another address or stop who has it"),
+    }
 }

@@ -7,6 +7,8 @@
 use longshore_proto::v1;
 use serde_json::{Map, Value};
 
+use crate::definition::{Document, normalise};
+
 type Object = Map<String, Value>;
 
 /// Fields of a definition that are carried.
@@ -94,13 +96,8 @@ pub(super) struct Overrides {
 pub(super) fn overrides(value: &Value) -> Result<Overrides, String> {
     let task = object("overrides", value)?;
     let known = ["cpu", "memory", "containerOverrides"];
-    // Roles are not handed out by this agent yet; north says so where it is asked for one.
-    refuse_others(
-        "overrides.",
-        task,
-        &known,
-        &["taskRoleArn", "executionRoleArn"],
-    )?;
+    refuse_others("overrides.", task, &known, &["executionRoleArn"])?;
+    let (cpu, memory) = quantities(task)?;
     let mut containers = Vec::new();
     for value in list(task, "containerOverrides")? {
         let one = object("containerOverrides", value)?;
@@ -126,10 +123,24 @@ pub(super) fn overrides(value: &Value) -> Result<Overrides, String> {
         });
     }
     Ok(Overrides {
-        cpu: number(task, "cpu")?,
-        memory: number(task, "memory")?,
+        cpu,
+        memory,
         containers,
     })
+}
+
+/// A task's own cpu and memory, which RunTask takes as text in several forms (`.25 vCPU`, `1 GB`).
+fn quantities(task: &Object) -> Result<(Option<u32>, Option<u64>), String> {
+    let mut document = Document {
+        cpu: text(task, "cpu")?,
+        memory: text(task, "memory")?,
+        ..Document::default()
+    };
+    normalise(&mut document).map_err(|invalid| invalid.to_string())?;
+    let whole = "cpu or memory is no number of its range";
+    let cpu = document.cpu.map(|cpu| cpu.parse()).transpose();
+    let memory = document.memory.map(|memory| memory.parse()).transpose();
+    Ok((cpu.map_err(|_| whole)?, memory.map_err(|_| whole)?))
 }
 
 fn container(n: usize, value: &Value) -> Result<v1::Container, String> {
@@ -420,12 +431,36 @@ mod tests {
     }
 
     #[test]
+    fn what_north_lets_run_can_be_said_on_the_wire() {
+        let mut document: Document = serde_json::from_value(json!({
+            "family": "web", "cpu": "256", "memory": "512", "networkMode": "bridge",
+            "requiresCompatibilities": ["EC2"], "executionRoleArn": "arn:aws:iam::1:role/x",
+            "runtimePlatform": {"cpuArchitecture": "X86_64", "operatingSystemFamily": "LINUX"},
+            "containerDefinitions": [{
+                "name": "main", "image": "busybox:1", "dockerLabels": {"a": "b"}, "interactive": false,
+                "versionConsistency": "disabled", "pseudoTerminal": false, "links": [], "secrets": [],
+                "linuxParameters": {"initProcessEnabled": false, "capabilities": {"add": [], "drop": ["CHOWN"]}},
+                "logConfiguration": {"logDriver": "json-file", "options": {}},
+                "ulimits": [{"name": "nofile", "softLimit": 1, "hardLimit": 2}],
+                "portMappings": [{"containerPort": 80, "name": "http", "appProtocol": "http"}]
+            }]
+        }))
+        .unwrap();
+        crate::definition::complete(&mut document);
+        assert_eq!(crate::definition::unsupported(&document), None);
+        let document = serde_json::to_value(&document).unwrap();
+        let made = definition("web", 1, &document).unwrap();
+        assert_eq!(made.containers[0].ports[0].host_port, None);
+        assert_eq!(made.containers[0].cap_drop, ["CHOWN"]);
+    }
+
+    #[test]
     fn overrides_keep_an_empty_command_apart_from_none() {
-        let made = overrides(&json!({"cpu": "512", "containerOverrides": [
+        let made = overrides(&json!({"cpu": ".5 vCPU", "memory": "1 GB", "containerOverrides": [
             {"name": "a", "command": []}, {"name": "b", "environment": [{"name": "X", "value": ""}]}
         ]}))
         .unwrap();
-        assert_eq!(made.cpu, Some(512));
+        assert_eq!((made.cpu, made.memory), (Some(512), Some(1024)));
         assert_eq!(
             made.containers[0].command,
             Some(v1::Command { words: vec![] })
