@@ -17,6 +17,7 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -42,10 +43,16 @@ pub(crate) enum Access {
 
 /// Mounts what `dir` describes; `lower` is the number of its links.
 pub(crate) fn mount(dir: OwnedFd, lower: usize, access: Access) -> Result<OwnedFd, String> {
-    match mount_new(dir.as_fd(), lower, access)? {
-        Some(mounted) => Ok(mounted),
-        None => mount_old(dir, lower, access),
+    /// Once the old way has helped it is taken at once: an old kernel logs a line at each new try.
+    static OLD_KERNEL: AtomicBool = AtomicBool::new(false);
+    if !OLD_KERNEL.load(Ordering::Relaxed)
+        && let Some(mounted) = mount_new(dir.as_fd(), lower, access)?
+    {
+        return Ok(mounted);
     }
+    let mounted = mount_old(dir, lower, access)?;
+    OLD_KERNEL.store(true, Ordering::Relaxed);
+    Ok(mounted)
 }
 
 /// fsopen(2) with one `lowerdir+` per layer; None if the kernel does not know that option (before 6.7).
@@ -76,7 +83,12 @@ pub(crate) fn mount_new(
     for (key, value) in OPTIONS {
         set(key, value)?;
     }
-    fsconfig_create(fs.as_fd()).map_err(|e| refused(&format!("{e}{}", log(fs.as_fd()))))?;
+    match fsconfig_create(fs.as_fd()) {
+        // Before 6.5 overlayfs takes any option without a look and refuses the strange one only here. Where
+        // the cause is another, the old way meets it again and says so.
+        Err(Errno::INVAL) => return Ok(None),
+        other => other.map_err(|e| refused(&format!("{e}{}", log(fs.as_fd()))))?,
+    }
     fsmount(
         fs.as_fd(),
         FsMountFlags::FSMOUNT_CLOEXEC,

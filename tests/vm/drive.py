@@ -8,15 +8,16 @@ import time
 import urllib.request
 
 import boto3
+from botocore.exceptions import WaiterError
 
 IMAGE = "127.0.0.1:5000/web:1"
 FAST = {"Delay": 1, "MaxAttempts": 240}
 
 
 def check(what, holds, detail=""):
-    print(("passed: " if holds else "FAILED: ") + what + (f" ({detail})" if detail else ""))
     if not holds:
         raise SystemExit(f"FAILED: {what} {detail}")
+    print(f"passed: {what}")
 
 
 def read(path):
@@ -57,7 +58,10 @@ def describe(ecs, task):
 
 
 def wait(ecs, waiter, task):
-    ecs.get_waiter(waiter).wait(tasks=[task], WaiterConfig=FAST)
+    try:
+        ecs.get_waiter(waiter).wait(tasks=[task], WaiterConfig=FAST)
+    except WaiterError as error:
+        check(f"wait {waiter}", False, f"{error}; the task: {describe(ecs, task)}")
     return describe(ecs, task)
 
 

@@ -86,7 +86,7 @@ pub enum Event {
     Prepared(TaskId),
     /// [`Effect::Prepare`] failed.
     PrepareFailed(TaskId, Failure),
-    /// The pull has begun to transfer; only for the report's timestamp.
+    /// The pull has begun (it may have waited behind others); only for the report's timestamp.
     PullStarted(ContainerKey),
     /// [`Effect::Pull`] ended well.
     Pulled(ContainerKey, ImageFacts),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use longshore_engine::{ContainerKey, Event, Failure, ImageFacts};
-use longshore_image::{Image, Progress};
+use longshore_image::Image;
 use tokio::sync::mpsc;
 
 use super::{ThisHost, failure};
@@ -42,14 +42,10 @@ async fn pull(
         .get(key.index)
         .ok_or_else(|| refuse(&"find container: it is not in the task"))?;
     let _permit = host.pulls.acquire().await.map_err(|e| refuse(&e))?;
-    let started = |step: Progress| {
-        if step == Progress::Started {
-            // Only a timestamp hangs on it: a full queue may lose it.
-            drop(progress.try_send(Event::PullStarted(key.clone())));
-        }
-    };
+    // Only a timestamp hangs on it: a full queue may lose it.
+    drop(progress.try_send(Event::PullStarted(key.clone())));
     host.images
-        .pull(&container.image, started)
+        .pull(&container.image, |_| ())
         .await
         .map_err(|e| refuse(&e))
 }
