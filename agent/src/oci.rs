@@ -3,7 +3,8 @@
 //! as changed text.
 //!
 //! The rules are Docker's, because task definitions were written for them. Absent on purpose:
-//! volumes, devices of the host, and shared pid or ipc namespaces, which no task can ask for yet.
+//! volumes, devices of the host, and shared pid or ipc namespaces, which no task can ask for yet; and
+//! Docker's two sysctls for low ports and pings without a capability, which our runtime refuses so far.
 
 mod capabilities;
 mod etc;

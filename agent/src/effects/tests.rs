@@ -145,7 +145,8 @@ impl Ground {
         let container = &mut task.containers[0];
         container.image = self.registry.image();
         container.command = Some(["sh", "-c", script].map(str::to_owned).into());
-        container.stop_timeout = Duration::from_secs(20);
+        // A shell that is pid 1 takes no SIGTERM unless it asks for it: SIGKILL comes soon.
+        container.stop_timeout = Duration::from_secs(1);
         task
     }
 
@@ -250,10 +251,11 @@ fn a_task_runs_limited_and_leaves_nothing() {
 fn a_bridged_task_answers_on_its_port_and_stops_when_told() {
     on_a_host(|ground| async move {
         let mut agent = ground.agent().await;
-        let script = "trap 'exit 5' TERM; nc -lk -p 80 -e echo hello & echo up; \
+        let script = "trap 'exit 5' TERM; nc -ll -p 80 -e echo hello & echo up; \
                       while :; do sleep 0.05; done";
         let mut task = ground.task(1, script);
         task.network = NetworkMode::Bridge;
+        task.containers[0].stop_timeout = Duration::from_secs(20);
         task.containers[0].ports = vec![PortMapping {
             container_port: 80,
             host_port: None,
