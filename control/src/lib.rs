@@ -78,11 +78,7 @@ impl ControlPlane {
         check(&config)?;
         let store: Arc<dyn Store> = Arc::new(RedbStore::open(&config.state_dir.join("control"))?);
         let access_key = access_key::first(store.as_ref())?;
-        let plane_api = api(&config, &store);
-        plane_api.call(
-            "CreateCluster",
-            serde_json::json!({"clusterName": config.default_cluster}),
-        )?;
+        make_default_cluster(&config, &store)?;
         let (api, api_address) = listen("the ECS API", config.api_listen)?;
         let (rpc, rpc_address) = listen("agents", config.rpc_listen)?;
         if !api_address.ip().is_loopback() {
@@ -143,12 +139,17 @@ impl ControlPlane {
             None => None,
             Some(path) => Some(admin::serve(self.store, path, shutdown).await?),
         };
-        let (_, _, south, ()) = tokio::join!(north, sweep, south.closed(), async {
+        let admin = async {
             if let Some(admin) = admin {
                 admin.closed().await;
             }
-        });
-        Ok(south?)
+        };
+        // A port that breaks off ends the whole: half a control plane would look well and do nothing.
+        tokio::try_join!(
+            async { anyhow::Ok(tokio::join!(north, sweep, admin)) },
+            async { anyhow::Ok(south.closed().await?) },
+        )?;
+        Ok(())
     }
 }
 
@@ -158,6 +159,19 @@ fn listen(to: &str, address: SocketAddr) -> anyhow::Result<(TcpListener, SocketA
     listener.set_nonblocking(true).with_context(listening)?;
     let address = listener.local_addr().with_context(listening)?;
     Ok((listener, address))
+}
+
+/// Only at the first start: a default cluster that was deleted stays deleted.
+fn make_default_cluster(config: &Config, store: &Arc<dyn Store>) -> anyhow::Result<()> {
+    let name = &config.default_cluster;
+    let key = format!("cluster/{name}");
+    if model::read::<model::Cluster>(store.as_ref(), &key)?.is_none() {
+        let body = serde_json::json!({"clusterName": name});
+        api(config, store)
+            .call("CreateCluster", body)
+            .with_context(|| format!("make the default cluster {name:?}"))?;
+    }
+    Ok(())
 }
 
 fn api(config: &Config, store: &Arc<dyn Store>) -> Api {

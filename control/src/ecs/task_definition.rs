@@ -60,7 +60,10 @@ impl Api {
             let found = model::read::<Family>(self.store(), &at)?;
             let (family, compare) = match found {
                 Some(found) => (found.record, Compare::Revision(at.clone(), found.revision)),
-                None => (Family::default(), Compare::Absent(at.clone())),
+                None => (
+                    self.family_of_revisions(&document.family)?,
+                    Compare::Absent(at.clone()),
+                ),
             };
             let revision = family.last_revision.checked_add(1).ok_or_else(|| {
                 Error::client("The family has no revision numbers left; use another family.")
@@ -90,6 +93,17 @@ impl Api {
             }
         }
         Err(model::contended(&at).into())
+    }
+
+    /// The family's record, told from its revisions: nothing yet, unless the record was lost.
+    fn family_of_revisions(&self, family: &str) -> Result<Family, StoreError> {
+        let prefix = format!("definition/{family}/");
+        let all = model::all::<Definition>(self.store(), &prefix)?;
+        let revisions = all.iter().map(|found| found.record.revision);
+        Ok(Family {
+            last_revision: revisions.max().unwrap_or(0),
+            latest_active: None,
+        })
     }
 
     pub(super) fn describe_task_definition(&self, body: &Value) -> Result<Value, Error> {

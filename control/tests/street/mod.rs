@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
@@ -48,6 +49,14 @@ impl Plane {
     pub(crate) async fn stop(self) {
         self.stop.send(true).unwrap();
         self.serving.await.unwrap().unwrap();
+        // Watchers of the store end on their own; the file is free when the last one has let go.
+        let free = async {
+            while Arc::strong_count(&self.store) > 1 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(30), free).await;
+        waited.expect("somebody holds the store after the end");
     }
 
     pub(crate) fn add_host(&self, number: u8, cpu: u32, memory: u64) -> String {
