@@ -60,7 +60,11 @@ pub async fn reset(instance: &Instance, cgroup_parent: Option<String>) -> Result
     }
     match failures.is_empty() {
         true => Ok(removed),
-        false => bail!("reset instance {}: {}", instance.name(), failures.join("; ")),
+        false => bail!(
+            "reset instance {}: {}",
+            instance.name(),
+            failures.join("; ")
+        ),
     }
 }
 
