@@ -14,6 +14,8 @@ use longshore_engine::{ContainerSpec, Failure, NetworkMode, TaskSpec};
 use oci_spec::runtime::Capability;
 use serde::Deserialize;
 
+use crate::oci::capabilities_from_mask;
+
 /// Where the policy is read from unless the operator says otherwise.
 pub const DEFAULT_POLICY_FILE: &str = "/etc/longshore/policy.json";
 
@@ -176,10 +178,23 @@ impl HostPolicy {
         if !self.capabilities.is_empty() {
             flag("longshore.capability.add-capabilities");
         }
-        for name in &self.capabilities {
+        for name in self.addable() {
             flag(&format!("longshore.capability.add-capability.{name}"));
         }
         all
+    }
+
+    /// What may be added, by name: `ALL` spelt out too, because a definition asks by name.
+    fn addable(&self) -> BTreeSet<String> {
+        let mut names = self.capabilities.clone();
+        if names.contains("ALL") {
+            names.extend(
+                capabilities_from_mask(u64::MAX)
+                    .iter()
+                    .map(ToString::to_string),
+            );
+        }
+        names
     }
 }
 
@@ -305,5 +320,8 @@ mod tests {
                 "longshore.capability.add-capability.NET_ADMIN",
             ]
         );
+        // The whole word stands for each capability, and for the group.
+        let all = HostPolicy::from_allow("cap-add=ALL").unwrap();
+        assert_eq!(names(&all).len(), 1 + 1 + 41);
     }
 }

@@ -402,6 +402,79 @@ fn an_unreadable_journal_costs_no_container() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_lost_monitor_ends_its_container_and_the_code_is_unknown() {
+    on_a_host(|ground| async move {
+        let mut agent = ground.agent().await;
+        let task = ground.task(1, "echo up; while :; do sleep 0.1; done");
+        agent.want("s", 1, vec![run(task)]).await;
+        let notice = reaches(&mut agent, 1, Status::Running).await;
+        says(&agent.world, &notice, "up").await;
+        let monitors = agent.world.monitors_cgroup();
+        let monitors = agent.world.hierarchy.group(&monitors).unwrap();
+        for pid in monitors.processes().unwrap() {
+            let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+            nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).unwrap();
+        }
+        let notice = reaches(&mut agent, 1, Status::Stopped).await;
+        let container = &notice.report.containers[0];
+        assert_eq!(container.exit_code, None);
+        assert_eq!(
+            container.reason.as_deref(),
+            Some("exit code unknown: monitor lost")
+        );
+        assert_eq!(ground.traces(&agent.world).await, Vec::<String>::new());
+        agent.stop().await;
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_agent_without_a_control_plane_answers_and_ends_when_told() {
+    on_a_host(|ground| async move {
+        let mut config = crate::Config::new(
+            ground.instance(),
+            "https://127.0.0.1:1".to_owned(),
+            runtime_binary(),
+        );
+        config.cgroup_parent = Some(ground.cgroup.clone());
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        let agent = tokio::spawn(crate::run(config.clone(), stopped.clone()));
+        let socket = ground.instance().agent_socket();
+        let metadata = tokio::task::spawn_blocking(move || ask(&socket, "/v1/metadata"));
+        let metadata = metadata.await.unwrap();
+        assert!(metadata.contains(r#""AgentConnected":false"#), "{metadata}");
+        let second = crate::run(config, stopped).await.unwrap_err().to_string();
+        assert!(
+            second.contains("another agent of this instance is running"),
+            "{second}"
+        );
+        stop.send_replace(true);
+        agent.await.unwrap().unwrap();
+    });
+}
+
+/// One GET on the debug socket, which may need a moment to be there.
+fn ask(socket: &Path, path: &str) -> String {
+    let patience = Instant::now() + Duration::from_secs(20);
+    let mut stream = loop {
+        match UnixStream::connect(socket) {
+            Ok(stream) => break stream,
+            Err(e) => assert!(Instant::now() < patience, "{e}"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+#[ignore = "needs root"]
 fn memory_beyond_the_limit_is_killed_and_named() {
     on_a_host(|ground| async move {
         let mut agent = ground.agent().await;
@@ -423,7 +496,7 @@ fn memory_beyond_the_limit_is_killed_and_named() {
 #[ignore = "needs root"]
 fn bad_tasks_are_told_by_name_and_leave_nothing() {
     on_a_host(|ground| async move {
-        let mut agent = ground.agent().await;
+        let agent = ground.agent().await;
         let mut user = ground.task(1, "true");
         user.containers[0].user = Some("nobody-knows".to_owned());
         let mut program = ground.task(2, "true");

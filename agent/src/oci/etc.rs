@@ -1,7 +1,6 @@
 //! The three files of /etc that say who and where a container is: `hosts`, `hostname`,
 //! `resolv.conf`. Their content only; the create effect writes them.
 
-use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use longshore_engine::NetworkMode;
@@ -54,8 +53,7 @@ fn own_hosts(hostname: &str, attachment: Option<&Attachment>) -> String {
     let address = attachment
         .and_then(|a| a.address)
         .map_or("127.0.0.1".to_owned(), |address| address.to_string());
-    // Writing to a String cannot fail.
-    let _ = writeln!(text, "{address}\t{hostname}");
+    text.push_str(&format!("{address}\t{hostname}\n"));
     text
 }
 
