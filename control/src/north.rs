@@ -37,7 +37,7 @@ const GRACE: Duration = Duration::from_secs(5);
 pub(crate) async fn serve(
     listener: TcpListener,
     front: Arc<Front>,
-    mut shutdown: watch::Receiver<bool>,
+    shutdown: watch::Receiver<bool>,
 ) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
@@ -61,7 +61,6 @@ pub(crate) async fn serve(
         });
     }
     drop(listener);
-    shutdown.mark_unchanged();
     let finished = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(GRACE, finished).await.is_err() {
         tracing::warn!("API calls were still at work when the server stopped");
