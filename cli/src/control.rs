@@ -9,7 +9,7 @@ use longshore_control::{Config, ControlPlane};
 
 use crate::keys::{self, Keys};
 use crate::place::{self, Place};
-use crate::{shutdown, telling};
+use crate::{shutdown, socket, telling};
 
 /// Run the control plane: the ECS API, and the RPC port that agents dial
 ///
@@ -81,15 +81,22 @@ impl Control {
             let plane = open(&instance, &self.ports)?;
             let keys = instance.state_root().join("control.env");
             write_keys(&keys, &plane, &self.ports)?;
-            telling::print(&format!(
-                "Ready: the ECS API is at http://{}, agents dial {}. Keys: source {}\n",
-                plane.api_address(),
-                self.ports.rpc,
-                keys.display()
-            ))?;
-            plane.serve(stopping).await
+            let ready = ready(plane.api_address(), self.ports.rpc, &keys);
+            let serving = plane.serve(stopping);
+            tokio::pin!(serving);
+            let socket = instance.control_socket();
+            tokio::select! {
+                ended = &mut serving => return ended,
+                () = socket::until_answers(&socket) => telling::print(&ready)?,
+            }
+            serving.await
         })
     }
+}
+
+fn ready(api: SocketAddr, rpc: SocketAddr, keys: &Path) -> String {
+    let keys = keys.display();
+    format!("Ready: the ECS API is at http://{api}, agents dial {rpc}. Keys: source {keys}\n")
 }
 
 /// Opens the store and the API's port.

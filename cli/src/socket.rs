@@ -97,6 +97,13 @@ pub(crate) async fn until_joined(instance: &Instance) {
     }
 }
 
+/// Returns once whoever serves the socket is there.
+pub(crate) async fn until_answers(socket: &Path) {
+    while get(socket, "/healthz").await.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 async fn whole(answer: Response<Incoming>, path: &str) -> Result<serde_json::Value> {
     let body = Limited::new(answer.into_body(), LARGEST_ANSWER)
         .collect()

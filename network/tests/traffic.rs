@@ -345,6 +345,8 @@ fn a_container_cannot_pose_as_the_hosts_loopback() {
 #[ignore = "needs root"]
 fn loopback_is_up_in_mode_none_and_nothing_else_is_there() {
     host(|root| async move {
+        // A new namespace inherits this from the machine's first one.
+        sh("echo 0 > /proc/sys/net/ipv4/ip_forward");
         let net = network(&root).await;
         let a = net.attach_none("a").await.unwrap();
         let _inside = at(&a.netns, || serve_tcp("self", "127.0.0.1:80"));

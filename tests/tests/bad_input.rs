@@ -15,10 +15,10 @@ impl Scene {
         let street = Street::open();
         let image = street.registry_image("web:1");
         let mut dev = street.dev();
-        let bystander = dev.client().launch(definition(
-            "bystander",
-            &[container("c", &image, "exec sleep 1000")],
-        ));
+        // No shell: it would become sleep under the census's eyes.
+        let mut sleeper = container("c", &image, "1000");
+        sleeper["entryPoint"] = json!(["/bin/sleep"]);
+        let bystander = dev.client().launch(definition("bystander", &[sleeper]));
         dev.client().until_running(&bystander);
         Scene {
             dev,
@@ -211,7 +211,10 @@ fn definitions_that_cannot_be_are_refused_by_ecs_names() {
     says(&message, &["essential"]);
 
     let message = scene.refuses_definition("no container", definition("empty", &[]));
-    assert_eq!(message, "Container list cannot be empty");
+    assert!(
+        message.starts_with("Container list cannot be empty"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -328,7 +331,7 @@ fn an_impostor_hears_no_token_and_a_stranger_is_sent_away() {
 
     // The token names our CA: whoever answers on another port is refused before the token is sent.
     let mut deceived = AgentHalf::start(&other, 4491, &token);
-    deceived.program.says("certificate");
+    deceived.program.says("the token was not sent");
     assert!(!impostor.program.text().contains(&token));
     let joined = impostor
         .client()
