@@ -22,4 +22,4 @@ pub use image::{Image, Layer};
 pub use program::{Dev, Program};
 pub use registry::Registry;
 pub use street::Street;
-pub use tasks::{container, definition, wait_until};
+pub use tasks::{container, definition, terminate, wait_until};

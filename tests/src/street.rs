@@ -114,7 +114,18 @@ impl Street {
         )
     }
 
-    /// The first process of a task's first container.
+    /// Waits until a container has said `up`: its traps are set now. A first process without a trap would
+    /// never see a signal.
+    pub fn until_up(&self, task: &str, container: &str) {
+        let program = stage().join("longshore");
+        let words = ["logs", "--instance", &self.instance, task, container];
+        crate::tasks::wait_until("the container says that it is up", || {
+            let output = Command::new(&program).args(words).output();
+            output.is_ok_and(|output| output.stdout.starts_with(b"up\n"))
+        });
+    }
+
+    /// The first process of a task's first container, or of the container with this runtime id.
     pub fn pid_of(&self, task: &str) -> u32 {
         crate::tasks::first_process(&self.instance, task)
     }

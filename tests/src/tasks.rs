@@ -28,6 +28,12 @@ pub fn wait_until(what: &str, so: impl Fn() -> bool) {
     }
 }
 
+/// SIGTERM to a process of a container, as if it came from inside.
+pub fn terminate(pid: u32) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid fits"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("terminate a process");
+}
+
 /// The lowest pid in a task's cgroups: its first container's first process.
 pub(crate) fn first_process(instance: &str, task: &str) -> u32 {
     let id = task.rsplit('/').next().unwrap_or(task);

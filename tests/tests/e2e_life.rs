@@ -68,14 +68,19 @@ fn an_exit_code_and_the_essential_rule_come_back() {
     let street = Street::open();
     let image = street.registry_image("web:1");
     let mut dev = street.dev();
-    let mut helper = container(
-        "helper",
-        &image,
-        "trap 'exit 5' TERM; while :; do sleep 0.1; done",
-    );
+    let until_term =
+        |code| format!("trap 'exit {code}' TERM; echo up; while :; do sleep 0.1; done");
+    let mut helper = container("helper", &image, &until_term(5));
     helper["essential"] = json!(false);
-    let main = container("main", &image, "echo working; exit 3");
+    let main = container("main", &image, &until_term(3));
     let task = dev.client().launch(definition("pair", &[main, helper]));
+    let running = dev.client().until_running(&task);
+    street.until_up(&task, "main");
+    street.until_up(&task, "helper");
+    let main = running["containers"][0]["runtimeId"]
+        .as_str()
+        .expect("a runtime id");
+    longshore_tests::terminate(street.pid_of(main));
 
     let stopped = dev.client().until_stopped(&task);
     assert_eq!(stopped["stopCode"], "EssentialContainerExited");

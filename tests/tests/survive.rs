@@ -4,9 +4,9 @@
 use std::fs;
 use std::path::Path;
 
-use longshore_tests::{AgentHalf, Client, ControlHalf, Street, container, definition};
+use longshore_tests::{AgentHalf, Client, ControlHalf, Street, container, definition, terminate};
 
-/// A container that goes on until a file appears in its log's sight: it ends with 7 when it is told to.
+/// Ends with 7 when it is told to, once it has said `up`.
 const UNTIL_TERM: &str = "trap 'exit 7' TERM; echo up; while :; do sleep 0.1; done";
 
 #[test]
@@ -23,6 +23,8 @@ fn both_are_killed_and_an_exit_meanwhile_keeps_its_code() {
         .launch(definition("stays", &[container("c", &image, UNTIL_TERM)]));
     dev.client().until_running(&ends);
     dev.client().until_running(&stays);
+    street.until_up(&ends, "c");
+    street.until_up(&stays, "c");
     let (ending, staying) = (dev.pid_of(&ends), dev.pid_of(&stays));
 
     dev.program.kill();
@@ -84,6 +86,7 @@ fn the_halves_die_one_at_a_time_and_agree_again() {
     let client = control.client();
     let first = client.launch(definition("task", &[container("c", &image, UNTIL_TERM)]));
     client.until_running(&first);
+    street.until_up(&first, "c");
     let pid = street.pid_of(&first);
 
     agent.program.kill();
@@ -94,6 +97,7 @@ fn the_halves_die_one_at_a_time_and_agree_again() {
 
     let second = client.run("task");
     client.until_running(&second);
+    street.until_up(&second, "c");
     let pid = street.pid_of(&second);
     control.program.kill();
     terminate(pid);
@@ -118,10 +122,4 @@ fn alive(pid: u32) -> bool {
 /// Waits until the process has ended, which the test has just asked for.
 fn gone(pid: u32) {
     longshore_tests::wait_until("the container's process has ended", || !alive(pid));
-}
-
-fn terminate(pid: u32) {
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid fits"));
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)
-        .expect("terminate the container");
 }
