@@ -98,7 +98,7 @@ impl<R: BufRead> Archive<R> {
             };
             let header = tar::Header::from_byte_slice(&block);
             check_sum(&block)?;
-            let size = number(header.entry_size())?;
+            let size = size(header)?;
             match header.entry_type().as_byte() {
                 b'x' => {
                     let records = self.extension(size, PAX_MAX)?;
@@ -200,8 +200,23 @@ impl<R: BufRead> Archive<R> {
     }
 }
 
-fn number(field: std::io::Result<u64>) -> Result<u64, Fail> {
-    field.map_err(|_| Fail::content("a number in a header is none"))
+/// A numeric field of a header, by its place in the block (tar(5)). Blank is 0, as other readers have it.
+fn number(
+    header: &tar::Header,
+    place: std::ops::Range<usize>,
+    read: impl FnOnce(&tar::Header) -> std::io::Result<u64>,
+) -> Result<u64, Fail> {
+    if header.as_bytes()[place]
+        .iter()
+        .all(|b| matches!(b, 0 | b' '))
+    {
+        return Ok(0);
+    }
+    read(header).map_err(|_| Fail::content("a number in a header is none"))
+}
+
+fn size(header: &tar::Header) -> Result<u64, Fail> {
+    number(header, 124..136, tar::Header::entry_size)
 }
 
 /// The sum over the header with its own field as spaces, of unsigned or (old tars) signed bytes.
@@ -236,10 +251,7 @@ fn entry(header: &tar::Header, ext: Extensions) -> Result<Entry, Fail> {
         // Before POSIX a directory was a file whose name ends in a slash.
         b'0' | b'\0' | b'7' if path.ends_with(b"/") => Kind::Directory,
         b'0' | b'\0' | b'7' => Kind::File {
-            size: match ext.size {
-                Some(size) => size,
-                None => number(header.entry_size())?,
-            },
+            size: ext.size.map_or_else(|| size(header), Ok)?,
         },
         b'1' => Kind::Hardlink(link()),
         b'2' => Kind::Symlink(link()),
@@ -263,13 +275,13 @@ fn entry(header: &tar::Header, ext: Extensions) -> Result<Entry, Fail> {
     };
     Ok(Entry {
         kind,
-        mode: (number(header.mode().map(u64::from))? & 0o7777) as u16,
-        uid: owner(ext.uid, header.uid())?,
-        gid: owner(ext.gid, header.gid())?,
+        mode: (number(header, 100..108, |h| h.mode().map(u64::from))? & 0o7777) as u16,
+        uid: owner(ext.uid, || number(header, 108..116, tar::Header::uid))?,
+        gid: owner(ext.gid, || number(header, 116..124, tar::Header::gid))?,
         mtime: match ext.mtime {
             Some(time) => time,
             None => Time {
-                seconds: i64::try_from(number(header.mtime())?).unwrap_or(0),
+                seconds: i64::try_from(number(header, 136..148, tar::Header::mtime)?).unwrap_or(0),
                 nanoseconds: 0,
             },
         },
@@ -283,11 +295,8 @@ fn unsupported(path: &[u8], what: &str) -> Fail {
 }
 
 /// (uid_t)-1 means "leave as it is" to chown(2) and is nobody's id.
-fn owner(extension: Option<u64>, field: std::io::Result<u64>) -> Result<u32, Fail> {
-    let id = match extension {
-        Some(id) => id,
-        None => number(field)?,
-    };
+fn owner(extension: Option<u64>, field: impl FnOnce() -> Result<u64, Fail>) -> Result<u32, Fail> {
+    let id = extension.map_or_else(field, Ok)?;
     let id = u32::try_from(id).ok().filter(|id| *id != u32::MAX);
     id.ok_or_else(|| Fail::content("an owner's number is out of range"))
 }

@@ -50,6 +50,20 @@ fn entries(bytes: &[u8]) -> Result<Vec<Entry>, Fail> {
 }
 
 #[test]
+fn blank_numbers_are_zero() {
+    let mut h = header(tar::EntryType::Symlink, b"link", 0);
+    let old = h.as_old_mut();
+    (old.uid, old.gid) = ([0; 8], [b' '; 8]);
+    (old.size, old.mtime) = ([0; 12], [b' '; 12]);
+    h.set_cksum();
+    let all = entries(&with_data(&h, b"")).unwrap();
+    assert_eq!((all[0].uid, all[0].gid, all[0].mtime.seconds), (0, 0, 0));
+    h.as_old_mut().uid = *b"not oct\0";
+    h.set_cksum();
+    assert!(entries(&with_data(&h, b"")).is_err());
+}
+
+#[test]
 fn pax_records_override_the_header_and_its_size_moves_the_reader() {
     let mut bytes = pax_entry(&[
         ("path", b"long/name"),
