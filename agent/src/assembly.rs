@@ -104,18 +104,10 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
 }
 
 fn open_journal(config: &Config) -> anyhow::Result<(Journal, Found)> {
-    let (journal, found) = Journal::open(&config.instance.state_root().join("agent.redb"))?;
-    let boot_id = recover::boot_id()?;
-    if found.boot_id.as_ref() != Some(&boot_id) {
-        if found.boot_id.is_some() {
-            tracing::warn!(
-                "the host has restarted: containers of before have ended, their exit codes are unknown"
-            );
-        }
-        recover::forget_boot(&config.instance)?;
-        journal.set_boot_id(&boot_id)?;
-    }
-    Ok((journal, found))
+    recover::forget_earlier_boot(config.instance.run_root())?;
+    Ok(Journal::open(
+        &config.instance.state_root().join("agent.redb"),
+    )?)
 }
 
 async fn open_host(config: &Config) -> anyhow::Result<ThisHost> {

@@ -56,8 +56,6 @@ pub(crate) struct Found {
     pub(crate) records: Vec<TaskRecord>,
     pub(crate) accepted: Option<Accepted>,
     pub(crate) identity: Option<Identity>,
-    /// `/proc/sys/kernel/random/boot_id` when an agent last started here.
-    pub(crate) boot_id: Option<String>,
     /// Keys of rows set aside just now: what they own on the host must be left alone this once.
     pub(crate) set_aside: Vec<String>,
     /// The whole file was unreadable and has been set aside just now.
@@ -96,12 +94,6 @@ impl Journal {
         self.write(batch).map_err(|e| self.error("write", e))
     }
 
-    /// Notes the boot in which this agent runs.
-    pub(crate) fn set_boot_id(&self, boot_id: &str) -> Result<(), JournalError> {
-        self.write_fact("boot_id", &boot_id)
-            .map_err(|e| self.error("write", e))
-    }
-
     fn error(&self, step: &'static str, source: redb::Error) -> JournalError {
         JournalError {
             step,
@@ -134,7 +126,6 @@ impl Journal {
             let facts = transaction.open_table(FACTS)?;
             found.accepted = fact(&facts, "accepted")?;
             found.identity = fact(&facts, "identity")?;
-            found.boot_id = fact(&facts, "boot_id")?;
         }
         transaction.commit()?;
         found.set_aside = bad.into_iter().map(|(key, _)| key).collect();
@@ -159,15 +150,6 @@ impl Journal {
                 facts.insert("identity", json(identity).as_slice())?;
             }
         }
-        transaction.commit()?;
-        Ok(())
-    }
-
-    fn write_fact(&self, name: &str, value: &impl Serialize) -> Result<(), redb::Error> {
-        let transaction = self.database.begin_write()?;
-        transaction
-            .open_table(FACTS)?
-            .insert(name, json(value).as_slice())?;
         transaction.commit()?;
         Ok(())
     }

@@ -13,7 +13,6 @@ use anyhow::Context as _;
 use longshore_engine::{ContainerKey, Engine, Event, PhaseRecord, Progress};
 use longshore_runtime::container::State;
 
-use crate::Instance;
 use crate::effects::{ThisHost, exit_of};
 use crate::journal::Found;
 
@@ -25,20 +24,30 @@ pub(crate) struct Recovered {
     pub(crate) alive: Vec<ContainerKey>,
 }
 
-/// The id of this boot.
-pub(crate) fn boot_id() -> anyhow::Result<String> {
+/// Removes what an earlier boot left below the run root, where that is not a tmpfs: pids and namespaces
+/// that stand there mean others' now. The run root itself says of which boot it is, because the state root may
+/// be lost or replaced while its containers go on.
+pub(crate) fn forget_earlier_boot(run_root: &Path) -> anyhow::Result<()> {
+    let now = boot_id()?;
+    let mark = run_root.join("boot_id");
+    match std::fs::read_to_string(&mark) {
+        Ok(then) if then != now => {
+            tracing::warn!(
+                "the host has restarted: containers of before have ended, their exit codes are unknown"
+            );
+            for name in ["containers", "network", "etc"] {
+                remove_tree(&run_root.join(name))?;
+            }
+        }
+        _ => {}
+    }
+    std::fs::write(&mark, now).with_context(|| format!("write {}", mark.display()))
+}
+
+fn boot_id() -> anyhow::Result<String> {
     let path = "/proc/sys/kernel/random/boot_id";
     let id = std::fs::read_to_string(path).with_context(|| format!("read {path}"))?;
     Ok(id.trim().to_owned())
-}
-
-/// Removes what an earlier boot left below the run root, where that is not a tmpfs: pids and namespaces
-/// that stand there mean others' now.
-pub(crate) fn forget_boot(instance: &Instance) -> anyhow::Result<()> {
-    for name in ["containers", "network", "etc"] {
-        remove_tree(&instance.run_root().join(name))?;
-    }
-    Ok(())
 }
 
 fn remove_tree(dir: &Path) -> anyhow::Result<()> {
@@ -111,5 +120,27 @@ fn look_at(host: &ThisHost, engine: &Engine, key: ContainerKey, recovered: &mut 
         }
         // Also one whose monitor or directory is gone: the watch buries it and tells so.
         _ => recovered.alive.push(key),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_another_boots_directories_are_removed() {
+        let run = tempfile::tempdir().unwrap();
+        let containers = run.path().join("containers");
+        std::fs::create_dir(&containers).unwrap();
+        forget_earlier_boot(run.path()).unwrap();
+        assert!(
+            containers.exists(),
+            "a run root without a mark is this boot's"
+        );
+        forget_earlier_boot(run.path()).unwrap();
+        assert!(containers.exists(), "the mark is this boot's");
+        std::fs::write(run.path().join("boot_id"), "another").unwrap();
+        forget_earlier_boot(run.path()).unwrap();
+        assert!(!containers.exists());
     }
 }

@@ -84,6 +84,39 @@ fn a_host_that_permits_it_gives_its_network_and_capabilities() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_host_that_permits_it_runs_a_privileged_container() {
+    let street = Street::open();
+    let image = street.registry_image("web:1");
+    let mut dev = street.dev_with(&["--allow", "privileged"]);
+    let look = "grep -E '^(CapEff|Seccomp):' /proc/self/status; touch /proc/sys/kernel/probe 2>&1";
+    let mut mighty = container("c", &image, look);
+    mighty["privileged"] = json!(true);
+    mighty["user"] = json!("0");
+    let task = dev.client().launch(definition("mighty", &[mighty]));
+    let stopped = dev.client().until_stopped(&task);
+    let log = dev.log_of(&task);
+    assert!(log.contains("Seccomp:\t0"), "{log} {stopped:#}");
+    assert!(!log.contains("CapEff:\t00000000a80425fb"), "{log}");
+    assert!(!log.contains("Read-only file system"), "{log}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn any_user_of_a_container_can_read_its_limits() {
+    let street = Street::open();
+    let image = street.registry_image("web:1");
+    let mut dev = street.dev();
+    let look = "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes memory.max 2>/dev/null; true";
+    let mut anyone = container("c", &image, look);
+    anyone["user"] = json!("www-data");
+    let task = dev.client().launch(definition("look", &[anyone]));
+    let stopped = dev.client().until_stopped(&task);
+    let limit = (64 << 20).to_string();
+    assert_eq!(dev.log_of(&task).trim(), limit, "{stopped:#}");
+}
+
+#[test]
+#[ignore = "needs root"]
 fn logs_are_followed_to_the_end_and_cut_to_a_tail() {
     let street = Street::open();
     let image = street.registry_image("web:1");

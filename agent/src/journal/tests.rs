@@ -56,14 +56,12 @@ fn what_is_committed_is_found_again() {
             ..Batch::default()
         };
         journal.commit(&batch).unwrap();
-        journal.set_boot_id("b").unwrap();
     }
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let (_, found) = Journal::open(&path).unwrap();
     assert_eq!(found.records, [record(2)]);
     assert_eq!(found.accepted, Some(accepted));
-    assert_eq!(found.boot_id.as_deref(), Some("b"));
 }
 
 #[test]

@@ -31,7 +31,8 @@ pub(super) const READONLY: &[&str] = &[
     "/proc/sysrq-trigger",
 ];
 
-/// The mounts in their order. A privileged container gets /sys and its cgroups writable.
+/// The mounts in their order. A privileged container gets /sys writable; its cgroups never: limits are the
+/// host's.
 pub(super) fn of(inputs: &Inputs<'_>) -> Vec<Mount> {
     let access = if inputs.container.privileged {
         "rw"
@@ -69,7 +70,7 @@ pub(super) fn of(inputs: &Inputs<'_>) -> Vec<Mount> {
             "/sys/fs/cgroup",
             "cgroup",
             "cgroup",
-            &["nosuid", "noexec", "nodev", "relatime", access],
+            &["nosuid", "noexec", "nodev", "relatime", "ro"],
         ),
         mount(
             "/dev/mqueue",

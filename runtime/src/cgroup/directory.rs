@@ -86,7 +86,12 @@ impl Directory {
         let path = self.path.join(name);
         let mode = Mode::from_raw_mode(0o755);
         let new = match rustix::fs::mkdirat(&self.fd, name, mode) {
-            Ok(()) => true,
+            // The monitor's umask must not keep a container's users from reading their own limits.
+            Ok(()) => {
+                rustix::fs::chmodat(&self.fd, name, mode, AtFlags::empty())
+                    .map_err(|errno| failed("create cgroup", &path, errno, ""))?;
+                true
+            }
             Err(Errno::EXIST) => false,
             Err(errno) => return Err(failed("create cgroup", &path, errno, make_remedy(errno))),
         };
