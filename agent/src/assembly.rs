@@ -11,12 +11,12 @@ use longshore_image::Store;
 use longshore_network::Network;
 use longshore_runtime::cgroup::Hierarchy;
 use longshore_runtime::container::Runtime;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::board::Board;
 use crate::debug::{self, Sources};
 use crate::driver::{Driver, Start, Upstream, now};
-use crate::effects::{CONCURRENT_PULLS, ThisHost, logs_root};
+use crate::effects::{PullTurns, ThisHost, logs_root};
 use crate::instance::make_private_dir;
 use crate::journal::{Found, Journal};
 use crate::link::{Link, LinkConfig, Registration};
@@ -140,7 +140,7 @@ async fn open_host(config: &Config) -> anyhow::Result<ThisHost> {
         runtime: Runtime::open(&config.runtime_binary)?,
         hierarchy,
         cgroup_parent,
-        pulls: Semaphore::new(CONCURRENT_PULLS),
+        pulls: PullTurns::default(),
     };
     make_private_dir(&host.containers_dir())?;
     make_private_dir(&host.etc_root())?;

@@ -12,7 +12,7 @@
 
 mod desired;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,7 +21,7 @@ use longshore_engine::{
     ContainerKey, Effect, Engine, Event, TaskId, TaskReport, TaskSpec, Timestamp,
 };
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::board::{Board, Contact, Notice};
 use crate::journal::{Accepted, Batch, Identity, Journal};
@@ -106,6 +106,8 @@ pub(crate) struct Driver<W, U> {
     events: mpsc::Receiver<Event>,
     sender: mpsc::Sender<Event>,
     running: JoinSet<()>,
+    /// Pulls that were begun; their task's teardown cuts them off, for a registry may take for ever.
+    pulls: HashMap<ContainerKey, AbortHandle>,
     watched: HashSet<ContainerKey>,
     accepted: Option<Accepted>,
     forgotten: VecDeque<TaskId>,
@@ -135,6 +137,7 @@ impl<W: World, U: Upstream> Driver<W, U> {
             events,
             sender,
             running: JoinSet::new(),
+            pulls: HashMap::new(),
             watched: HashSet::new(),
             accepted: start.accepted,
             forgotten: VecDeque::new(),
@@ -321,13 +324,33 @@ impl<W: World, U: Upstream> Driver<W, U> {
         let Some(order) = self.order(effect) else {
             return;
         };
+        if let Effect::Teardown(task) = &order.effect {
+            self.cut_off_pulls(task);
+        }
+        let pulled = match &order.effect {
+            Effect::Pull(key) => Some(key.clone()),
+            _ => None,
+        };
         let (world, sender) = (Arc::clone(&self.world), self.sender.clone());
-        self.running.spawn(async move {
+        let handle = self.running.spawn(async move {
             tracing::debug!(effect = ?order.effect, "effect");
             if let Some(event) = world.perform(order, sender.clone()).await {
                 // The driver is gone only when the agent ends; the journal knows what to ask again.
                 drop(sender.send(event).await);
             }
+        });
+        if let Some(key) = pulled {
+            self.pulls.insert(key, handle);
+        }
+    }
+
+    /// What such a pull would have ended in matters no more.
+    fn cut_off_pulls(&mut self, task: &TaskId) {
+        self.pulls.retain(|key, pull| {
+            if key.task == *task {
+                pull.abort();
+            }
+            key.task != *task && !pull.is_finished()
         });
     }
 

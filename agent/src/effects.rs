@@ -22,15 +22,13 @@ use longshore_network::Network;
 use longshore_runtime::StepError;
 use longshore_runtime::cgroup::{Group, Hierarchy};
 use longshore_runtime::container::{Container, Runtime};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::driver::{Order, Target, World};
 use crate::{HostPolicy, Instance, oci};
 
+pub(crate) use pull::Turns as PullTurns;
 pub(crate) use watch::exit_of;
-
-/// Pulls that move at the same time; more would only share the same disk and line.
-pub(crate) const CONCURRENT_PULLS: usize = 3;
 
 /// The rooms below the agent, opened for one instance.
 #[derive(Debug)]
@@ -44,7 +42,7 @@ pub(crate) struct ThisHost {
     pub(crate) hierarchy: Hierarchy,
     /// The cgroup below which everything of this instance lies.
     pub(crate) cgroup_parent: String,
-    pub(crate) pulls: Semaphore,
+    pub(crate) pulls: PullTurns,
 }
 
 impl World for ThisHost {

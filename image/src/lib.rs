@@ -24,6 +24,12 @@ pub use registry::{Credential, Registries};
 pub use store::Store;
 pub use user::{User, resolve_user};
 
+/// The registry that a reference asks, `host` or `host:port`; None if it is no reference.
+pub fn registry_of(reference: &str) -> Option<String> {
+    let parsed = reference::Reference::parse(reference).ok();
+    parsed.map(|parsed| parsed.registry)
+}
+
 /// An image that is in the store, whole and verified.
 #[derive(Clone, Debug)]
 pub struct Image {

@@ -26,6 +26,7 @@ use crate::StepError;
 use crate::error::Context;
 use crate::plan::{Environment, Namespace, Plan, Step};
 
+pub(crate) use filesystem::null_mount;
 pub(crate) use program::explain;
 pub(crate) use talk::{FromInit, Talk, ToInit};
 
@@ -165,6 +166,7 @@ impl Walk {
                 filesystem::attach_bind(self.root()?, &tree, bind)
             }
             Step::Device(wanted) => device::node(self.root()?, wanted),
+            Step::OwnInput => device::own_input(self.root()?),
             Step::Symlink { path, target } => device::link(self.root()?, path, target),
             Step::ReadOnlyPath(path) => filesystem::read_only(self.root()?, path),
             Step::MaskPath(path) => self.mask(path),

@@ -253,6 +253,33 @@ fn masked_paths_are_empty_and_read_only_paths_refuse() {
     );
 }
 
+/// Its mode and owner are asked to become what they are: were it allowed, the test would still do no harm.
+#[test]
+#[ignore = "needs root"]
+fn the_host_s_null_device_cannot_be_given_another_mode_or_owner() {
+    let host = Host::new();
+    let script = "for file in /proc/self/fd/0 /proc/keys /proc/timer_list; do \
+         /bin/busybox chmod 666 $file; /bin/busybox chown 0:0 $file; done; \
+         echo x > /proc/self/fd/0 && cat /proc/self/fd/0 && echo works";
+    let refusals = |output: &str| output.matches("Read-only file system").count();
+    let (_, output) = host.shell(&format!(
+        "{script}; stat -Lc %d /proc/self/fd/0; stat -c %d /dev/null"
+    ));
+    assert_eq!(refusals(&output), 4, "{output}");
+    let [.., works, input, own] = output.lines().collect::<Vec<_>>()[..] else {
+        panic!("{output}");
+    };
+    assert_eq!((works, input), ("works", own), "{output}");
+
+    let without_dev = host.spec(&["/bin/sh", "-c", script], |spec| {
+        let mounts = spec["mounts"].as_array_mut().unwrap();
+        mounts.retain(|mount| mount["destination"] == "/proc");
+    });
+    // The log goes on where the first run's ended.
+    let (exit, output) = host.run(&without_dev, Root::busybox());
+    assert_eq!((exit.code, refusals(&output)), (0, 4 + 6), "{output}");
+}
+
 #[test]
 #[ignore = "needs root"]
 fn a_read_only_root_refuses_and_its_mounts_do_not() {

@@ -21,6 +21,16 @@ pub(crate) struct Fake {
     ended: Mutex<HashSet<ContainerKey>>,
     woken: tokio::sync::Notify,
     performed: Mutex<Vec<Effect>>,
+    /// Told when a pull that never ends was cut off.
+    cut_off: Arc<tokio::sync::Notify>,
+}
+
+struct Pulling(Arc<tokio::sync::Notify>);
+
+impl Drop for Pulling {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
 }
 
 impl World for Fake {
@@ -32,7 +42,10 @@ impl World for Fake {
         };
         Some(match order.effect.clone() {
             Effect::Prepare(task) => Event::Prepared(task),
-            Effect::Pull(key) if self.stuck.contains(&key.task) => std::future::pending().await,
+            Effect::Pull(key) if self.stuck.contains(&key.task) => {
+                let _pulling = Pulling(Arc::clone(&self.cut_off));
+                std::future::pending().await
+            }
             Effect::Pull(key) => Event::Pulled(key, facts),
             Effect::AttachNetwork(key) => Event::NetworkAttached(key, Vec::new()),
             Effect::Create(key) => {
@@ -267,6 +280,10 @@ async fn a_stuck_task_stalls_no_other() {
     agent.until(&report(2, Status::Stopped)).await;
     agent.want("s", 2, vec![stop(1)]).await;
     agent.until(&report(1, Status::Stopped)).await;
+    // It would have kept its turn from the pulls of other tasks.
+    let cut_off = agent.world.cut_off.notified();
+    let waited = tokio::time::timeout(Duration::from_secs(20), cut_off).await;
+    assert!(waited.is_ok(), "the stopped task's pull goes on");
 }
 
 #[tokio::test]

@@ -1,15 +1,39 @@
 //! Pull: make the container's image available, a few at a time.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use longshore_engine::{ContainerKey, Event, Failure, ImageFacts};
 use longshore_image::Image;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::{ThisHost, failure};
 use crate::driver::Order;
 
 const SIGTERM: i32 = 15;
+
+/// Pulls from one registry that move at the same time; more would only share the same disk and line.
+const AT_ONCE: usize = 3;
+
+/// Whose turn it is. Each registry has turns of its own: one that is slow, or hostile and sends a byte a
+/// minute, keeps nobody from the others.
+#[derive(Debug, Default)]
+pub(crate) struct Turns(Mutex<HashMap<String, Weak<Semaphore>>>);
+
+impl Turns {
+    fn of(&self, image: &str) -> Arc<Semaphore> {
+        // What is no reference fails before anything is asked for.
+        let registry = longshore_image::registry_of(image).unwrap_or_default();
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, turns| turns.strong_count() > 0);
+        if let Some(turns) = all.get(&registry).and_then(Weak::upgrade) {
+            return turns;
+        }
+        let turns = Arc::new(Semaphore::new(AT_ONCE));
+        all.insert(registry, Arc::downgrade(&turns));
+        turns
+    }
+}
 
 pub(super) async fn run(
     host: Arc<ThisHost>,
@@ -41,7 +65,8 @@ async fn pull(
         .containers
         .get(key.index)
         .ok_or_else(|| refuse(&"find container: it is not in the task"))?;
-    let _permit = host.pulls.acquire().await.map_err(|e| refuse(&e))?;
+    let turns = host.pulls.of(&container.image);
+    let _permit = turns.acquire().await.map_err(|e| refuse(&e))?;
     // Only a timestamp hangs on it: a full queue may lose it.
     drop(progress.try_send(Event::PullStarted(key.clone())));
     host.images
@@ -107,7 +132,18 @@ fn signal_number(text: &str) -> Option<i32> {
 
 #[cfg(test)]
 mod tests {
-    use super::signal_number;
+    use super::{AT_ONCE, Turns, signal_number};
+
+    #[test]
+    fn a_registry_whose_pulls_never_end_takes_no_turn_of_another() {
+        let turns = Turns::default();
+        let slow = turns.of("slow.example/a:1");
+        let held: Vec<_> = (0..AT_ONCE).map(|_| slow.try_acquire().unwrap()).collect();
+        assert!(turns.of("slow.example/other").try_acquire().is_err());
+        assert!(turns.of("busybox").try_acquire().is_ok());
+        drop(held);
+        assert!(turns.of("slow.example/a").try_acquire().is_ok());
+    }
 
     #[test]
     fn stop_signals_are_read_as_docker_reads_them() {

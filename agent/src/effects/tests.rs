@@ -114,7 +114,7 @@ impl Ground {
             runtime: Runtime::open(&runtime_binary()).unwrap(),
             hierarchy: Hierarchy::of_host().unwrap(),
             cgroup_parent: self.cgroup.clone(),
-            pulls: Semaphore::new(CONCURRENT_PULLS),
+            pulls: PullTurns::default(),
             instance,
         };
         cgroups::prepare(&host).unwrap();

@@ -7,11 +7,15 @@ use longshore_proto::v1;
 
 use super::Registration;
 
+/// Longest reason, in bytes; the control plane keeps no more. An image can choose texts of megabytes that end in
+/// one, and a report that is larger than a message may be would end this session and every later one.
+const REASON_MAX: usize = 1024;
+
 /// A report.
 pub(super) fn report(report: TaskReport) -> v1::Report {
     let (stop_code, stop_reason) = match report.stop {
         None => (v1::StopCode::Unspecified, String::new()),
-        Some((code, reason)) => (self::stop_code(code), reason),
+        Some((code, reason)) => (self::stop_code(code), cut(reason)),
     };
     v1::Report {
         arn: report.arn,
@@ -34,10 +38,18 @@ fn container(report: ContainerReport) -> v1::ContainerReport {
         runtime_id: report.runtime_id,
         status: status(report.status).into(),
         exit_code: report.exit_code,
-        reason: report.reason,
+        reason: report.reason.map(cut),
         image_digest: report.image_digest,
         bindings: report.bindings.iter().map(binding).collect(),
     }
+}
+
+fn cut(mut text: String) -> String {
+    let end = (0..=REASON_MAX.min(text.len()))
+        .rev()
+        .find(|end| text.is_char_boundary(*end));
+    text.truncate(end.unwrap_or(0));
+    text
 }
 
 fn binding(binding: &PortBinding) -> v1::Binding {
@@ -199,6 +211,25 @@ pub(super) mod sample {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reasons_of_any_length_fit_into_a_message() {
+        let long = "€".repeat(1_000_000);
+        let mut told = sample::report(1, Status::Stopped);
+        told.stop = Some((StopCode::TaskFailedToStart, long.clone()));
+        told.containers = vec![ContainerReport {
+            name: "main".into(),
+            runtime_id: "r".into(),
+            status: Status::Stopped,
+            exit_code: None,
+            reason: Some(long),
+            image_digest: None,
+            bindings: vec![],
+        }];
+        let told = report(told);
+        let reason = told.containers[0].reason.as_deref().unwrap();
+        assert_eq!((told.stop_reason.len(), reason.len()), (1023, 1023));
+    }
 
     #[test]
     fn a_held_task_counts_as_placement_counts() {

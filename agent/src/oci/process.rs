@@ -1,5 +1,6 @@
 //! The container's first process: arguments, environment, user, limits.
 
+use std::collections::HashMap;
 use std::str::FromStr;
 
 use longshore_engine::{Failure, Ulimit};
@@ -57,21 +58,27 @@ fn arguments(inputs: &Inputs<'_>, config: Option<&Config>) -> Result<Vec<String>
 
 /// The image's variables, then the definition's; a later key wins and keeps the first one's place.
 fn environment(inputs: &Inputs<'_>, config: Option<&Config>) -> Vec<String> {
-    let mut all: Vec<(String, String)> = vec![("HOSTNAME".to_owned(), hostname(inputs))];
+    let mut all: Vec<(String, String)> = Vec::new();
+    // An image may bring hundreds of thousands: each is looked up, none is searched for.
+    let mut places: HashMap<String, usize> = HashMap::new();
     let image = config.and_then(|c| c.env().clone()).unwrap_or_default();
-    let pairs = image
+    let hostname = [("HOSTNAME".to_owned(), hostname(inputs))];
+    let of_image = image
         .iter()
         .filter_map(|entry| entry.split_once('='))
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .chain(inputs.container.environment.iter().cloned());
-    for (key, value) in pairs {
-        match all.iter_mut().find(|(known, _)| *known == key) {
-            Some(entry) => entry.1 = value,
-            None => all.push((key, value)),
+        .map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let given = inputs.container.environment.iter().cloned();
+    for (key, value) in hostname.into_iter().chain(of_image).chain(given) {
+        match places.get(&key) {
+            Some(place) => all[*place].1 = value,
+            None => {
+                places.insert(key.clone(), all.len());
+                all.push((key, value));
+            }
         }
     }
     for (key, value) in [("PATH", DEFAULT_PATH), ("HOME", &inputs.user.home)] {
-        if !all.iter().any(|(known, _)| known == key) {
+        if !places.contains_key(key) {
             all.push((key.to_owned(), value.to_owned()));
         }
     }

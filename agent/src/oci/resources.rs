@@ -15,8 +15,9 @@ const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
 /// bound in its own cgroup. ECS has one such number for each host (ECS_TASK_PIDS_LIMIT).
 const PIDS: i64 = 4096;
 
-/// Docker's rules besides the default deny: make any node, use these few.
-const DEVICES: [(LinuxDeviceType, Option<i64>, Option<i64>, &str); 9] = [
+/// Docker's rules besides the default deny: make any node, use these few. Without its 5:1: with CAP_MKNOD, which
+/// every container has, that is the host's own console.
+const DEVICES: [(LinuxDeviceType, Option<i64>, Option<i64>, &str); 10] = [
     (LinuxDeviceType::C, None, None, "m"),
     (LinuxDeviceType::B, None, None, "m"),
     (LinuxDeviceType::C, Some(1), Some(3), "rwm"), // null
@@ -24,7 +25,8 @@ const DEVICES: [(LinuxDeviceType, Option<i64>, Option<i64>, &str); 9] = [
     (LinuxDeviceType::C, Some(1), Some(7), "rwm"), // full
     (LinuxDeviceType::C, Some(1), Some(8), "rwm"), // random
     (LinuxDeviceType::C, Some(1), Some(9), "rwm"), // urandom
-    (LinuxDeviceType::C, Some(5), None, "rwm"),    // tty, console, ptmx
+    (LinuxDeviceType::C, Some(5), Some(0), "rwm"), // tty
+    (LinuxDeviceType::C, Some(5), Some(2), "rwm"), // ptmx
     (LinuxDeviceType::C, Some(136), None, "rwm"),  // pts
 ];
 

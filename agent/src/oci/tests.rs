@@ -116,6 +116,16 @@ fn a_privileged_container_in_the_host_s_network() {
 }
 
 #[test]
+fn an_image_with_very_many_variables_costs_no_time() {
+    let mut case = Case::new();
+    let many: Vec<String> = (0..100_000).map(|n| format!("{n:06}=")).collect();
+    case.image = serde_json::json!({"Env": many, "Cmd": ["/x"]});
+    let begun = std::time::Instant::now();
+    case.compose().unwrap();
+    assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+}
+
+#[test]
 fn commands_follow_docker_s_rules() {
     let mut case = Case::new();
     case.image = serde_json::json!({"Entrypoint": ["/entry"], "Cmd": ["default"]});

@@ -20,7 +20,7 @@ use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::body::Body;
@@ -54,6 +54,7 @@ pub(super) async fn run(
     tls: ServerConfig,
     mut shutdown: watch::Receiver<bool>,
 ) {
+    let patience = south.patience();
     let services = Services {
         enrollment: EnrollmentServer::from_arc(south.clone())
             .max_decoding_message_size(ENROLLMENT_MESSAGE),
@@ -80,7 +81,7 @@ pub(super) async fn run(
         let (acceptor, handshakes) = (acceptor.clone(), handshakes.clone());
         connections.spawn(async move {
             match shake_hands(&acceptor, &handshakes, stream).await {
-                Ok(tls) => attend(tls, services, closing).await,
+                Ok(tls) => attend(tls, services, patience, closing).await,
                 Err(why) => tracing::debug!(%from, why, "TLS handshake refused"),
             }
         });
@@ -114,8 +115,16 @@ async fn shake_hands(
     }
 }
 
-async fn attend(tls: TlsStream<TcpStream>, services: Services, closing: impl Future<Output = ()>) {
+/// Serves one connection. A peer without a certificate has come to join, which is one call: whoever stays longer
+/// than `patience` would only keep agents from their places.
+async fn attend(
+    tls: TlsStream<TcpStream>,
+    services: Services,
+    patience: Duration,
+    closing: impl Future<Output = ()>,
+) {
     let peer = tls.connect_info();
+    let stranger = peer.peer_certs().is_none_or(|chain| chain.is_empty());
     let calls = service_fn(move |mut call: http::Request<Incoming>| {
         call.extensions_mut().insert(peer.clone());
         answer(services.clone(), call)
@@ -129,6 +138,7 @@ async fn attend(tls: TlsStream<TcpStream>, services: Services, closing: impl Fut
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
+        () = sleep(patience), if stranger => return,
         () = closing => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -151,5 +161,49 @@ async fn answer(
         Some("longshore.v1.Enrollment") => enrollment.call(call).await,
         Some("longshore.v1.Session") => session.call(call).await,
         _ => Ok(tonic::Status::unimplemented("no such service").into_http()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::authority::Authority;
+    use super::super::{Config, fixture, serve};
+    use super::*;
+    use crate::store::Store;
+    use longshore_proto::SERVER_NAME;
+    use rustls::pki_types::ServerName;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[tokio::test]
+    async fn a_stranger_who_calls_nothing_is_shown_out() {
+        let (_directory, store) = fixture::store();
+        let store: Arc<dyn Store> = Arc::new(store);
+        let mut roots = rustls::RootCertStore::empty();
+        let authority = Authority::open(&*store).unwrap();
+        roots.add(authority.certificate().clone()).unwrap();
+        let mut config = Config::new("us-east-1", "000000000000");
+        config.heartbeat = Duration::from_millis(100);
+        let (_stop, shutdown) = watch::channel(false);
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let serving = serve(store, config, listen, shutdown).await.unwrap();
+
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut client = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        client.alpn_protocols = vec![b"h2".to_vec()];
+        let stream = TcpStream::connect(serving.address()).await.unwrap();
+        let name = ServerName::try_from(SERVER_NAME).unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+        let mut tls = connector.connect(name, stream).await.unwrap();
+        // HTTP/2's preface and empty settings, and then silence.
+        tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+            .await
+            .unwrap();
+        let mut said = Vec::new();
+        let end = timeout(Duration::from_secs(5), tls.read_to_end(&mut said)).await;
+        assert!(end.is_ok(), "it is still there");
     }
 }

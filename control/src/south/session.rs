@@ -70,7 +70,7 @@ impl Session for Sessions {
 
 impl South {
     /// How long a silence, or an unread message, may last.
-    fn patience(&self) -> Duration {
+    pub(super) fn patience(&self) -> Duration {
         self.config.heartbeat * 3
     }
 }

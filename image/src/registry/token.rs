@@ -56,8 +56,10 @@ pub(crate) async fn answer(
             scope,
         } => {
             let scope = scope.unwrap_or_else(|| format!("repository:{repository}:pull"));
-            let (authority, path) = token_address(transport, &realm, service.as_deref(), &scope)
-                .map_err(|cause| ask.error(cause))?;
+            let plain = transport.may_be_plain(ask.authority);
+            let (authority, path) =
+                token_address(transport, plain, &realm, service.as_deref(), &scope)
+                    .map_err(|cause| ask.error(cause))?;
             let token_ask = Ask {
                 step: "authorize",
                 subject: ask.subject,
@@ -105,9 +107,11 @@ async fn fetch_token(
 }
 
 /// Authority and path of the token request. The realm is the registry's word: it must be https, unless plain
-/// HTTP is allowed with that host.
+/// HTTP is allowed with that host and with the registry too (`plain`): a registry elsewhere must not choose what
+/// is asked of this host's loopback.
 fn token_address(
     transport: &Transport,
+    plain: bool,
     realm: &str,
     service: Option<&str>,
     scope: &str,
@@ -128,7 +132,7 @@ fn token_address(
     }
     match uri.scheme_str() {
         Some("https") => {}
-        Some("http") if transport.may_be_plain(authority) => {}
+        Some("http") if plain && transport.may_be_plain(authority) => {}
         _ => return Err(bad("it is not https")),
     }
     let mut path = uri.path().to_owned();
@@ -198,6 +202,7 @@ mod tests {
         let address = |realm: &str| {
             token_address(
                 &transport(),
+                true,
                 realm,
                 Some("a b"),
                 "repository:x/y:pull other",
@@ -225,10 +230,13 @@ mod tests {
             "https://",
         ] {
             assert!(
-                token_address(&transport(), realm, None, "s").is_err(),
+                token_address(&transport(), true, realm, None, "s").is_err(),
                 "{realm}"
             );
         }
+        let address = |realm: &str| token_address(&transport(), false, realm, None, "s");
+        assert!(address("http://127.0.0.1:2375/images/create").is_err());
+        assert!(address("https://auth.example/token").is_ok());
     }
 
     #[test]

@@ -10,8 +10,10 @@ use std::io::{BufRead, ErrorKind};
 use super::Fail;
 
 const BLOCK: usize = 512;
-/// Longest PAX record set of one entry; its extended attributes are the bulk of it.
+/// Longest PAX record sets of one entry together; its extended attributes are the bulk of them.
 const PAX_MAX: u64 = 1024 * 1024;
+/// Most extended attributes of one entry; their names alone must fit into 64 KiB for listxattr(2).
+const XATTRS_MAX: usize = 1024;
 /// Longest GNU long name, its NUL included; longer ones could not be created anyway.
 const LONG_NAME_MAX: u64 = 4096;
 
@@ -91,6 +93,8 @@ impl<R: BufRead> Archive<R> {
     /// The next entry; None at the end of the archive. What was not read of the last one is skipped.
     pub(crate) fn next(&mut self) -> Result<Option<Entry>, Fail> {
         let mut extensions = Extensions::default();
+        // Nothing forbids an entry many extension headers, and all of them are kept until it comes.
+        let mut pax_left = PAX_MAX;
         loop {
             self.skip_rest()?;
             let Some(block) = self.block()? else {
@@ -101,7 +105,8 @@ impl<R: BufRead> Archive<R> {
             let size = size(header)?;
             match header.entry_type().as_byte() {
                 b'x' => {
-                    let records = self.extension(size, PAX_MAX)?;
+                    let records = self.extension(size, pax_left)?;
+                    pax_left -= size;
                     pax(&records, &mut extensions)?;
                 }
                 b'g' => self.expect_data(size)?,
@@ -183,7 +188,7 @@ impl<R: BufRead> Archive<R> {
     fn extension(&mut self, size: u64, max: u64) -> Result<Vec<u8>, Fail> {
         if size > max {
             return Err(Fail::content(format!(
-                "an extension header has {size} bytes; at most {max} are read"
+                "an extension header has {size} bytes; at most {max} are read for this entry"
             )));
         }
         self.expect_data(size)?;
@@ -344,6 +349,10 @@ fn record_into(key: &[u8], value: &[u8], ext: &mut Extensions) -> Result<(), Fai
         k => {
             if let Some(name) = k.strip_prefix(b"SCHILY.xattr.") {
                 ext.xattrs.retain(|(known, _)| known != name);
+                if ext.xattrs.len() == XATTRS_MAX {
+                    let cause = format!("an entry has more than {XATTRS_MAX} extended attributes");
+                    return Err(Fail::content(cause));
+                }
                 ext.xattrs.push((name.to_vec(), value.to_vec()));
             }
         }

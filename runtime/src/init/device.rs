@@ -50,6 +50,16 @@ pub(super) fn node(root: BorrowedFd<'_>, device: &DeviceNode) -> Result<(), Step
         .context("own device", &subject)
 }
 
+/// The node that was made a moment ago, in a /dev that is the container's own.
+pub(super) fn own_input(root: BorrowedFd<'_>) -> Result<(), StepError> {
+    let (step, path) = ("open standard input", Path::new("/dev/null"));
+    let (directory, name) = resolve::parent(root, path).context(step, path.display())?;
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let null =
+        rustix::fs::openat(&directory, name, flags, Mode::empty()).context(step, path.display())?;
+    rustix::stdio::dup2_stdin(&null).context(step, path.display())
+}
+
 /// Makes a symlink; what is in its place is removed first, unless it is a directory.
 pub(super) fn link(root: BorrowedFd<'_>, path: &Path, target: &str) -> Result<(), StepError> {
     let (directory, name) = resolve::parent(root, path).context("make link", path.display())?;

@@ -46,8 +46,15 @@ impl Stamp {
     }
 }
 
-/// The host's /dev/null as a mount of its own, proven to be the null device (CVE-2025-31133).
+/// What masks files.
 pub(super) fn open_null() -> Result<Stamp, StepError> {
+    null_mount().map(Stamp::new)
+}
+
+/// The host's /dev/null as a mount of its own, proven to be the null device (CVE-2025-31133), and read-only: the
+/// inode is the host's, and a container's root could change its mode and owner otherwise. A device can be written
+/// to all the same.
+pub(crate) fn null_mount() -> Result<OwnedFd, StepError> {
     let null = open_tree(
         CWD,
         c"/dev/null",
@@ -64,9 +71,13 @@ pub(super) fn open_null() -> Result<Stamp, StepError> {
             "it is not the null device (1:3)",
         ));
     }
-    set_propagation(null.as_fd(), Propagation::Private)
-        .context("isolate", "/dev/null of the host")?;
-    Ok(Stamp::new(null))
+    let sealed = MountAttributes {
+        set: libc::MOUNT_ATTR_RDONLY,
+        clear: 0,
+        propagation: Propagation::Private.bit(),
+    };
+    mount_setattr(null.as_fd(), sealed, false).context("isolate", "/dev/null of the host")?;
+    Ok(null)
 }
 
 /// Clones a host path for a bind mount. Symlinks in it are the host's and are followed.

@@ -1,16 +1,16 @@
 //! From the request to an init that waits before execve, or back to nothing.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use longshore_sys::{CloneNamespace, Forked, clone3};
 use nix::sched::CloneFlags;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
-use super::null;
 use crate::StepError;
 use crate::cgroup::{Group, Hierarchy};
 use crate::error::Context;
@@ -128,6 +128,15 @@ impl Making<'_> {
             }
         }
     }
+}
+
+/// The container's standard input. Not the monitor's own: through that one a container's root could change
+/// the mode and owner of the host's /dev/null.
+fn null() -> Result<OwnedFd, StepError> {
+    let mount = init::null_mount()?;
+    let path = format!("/proc/self/fd/{}", mount.as_raw_fd());
+    rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .context("open", "/dev/null")
 }
 
 fn refuse_occupied(group: &Group) -> Result<(), StepError> {

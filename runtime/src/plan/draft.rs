@@ -118,6 +118,7 @@ impl Plan {
         self.steps.extend(attach);
         if own_dev {
             self.steps.extend(default_devices());
+            self.steps.push(Step::OwnInput);
         }
         for device in linux.devices().iter().flatten() {
             self.steps.push(Step::Device(node(device)?));

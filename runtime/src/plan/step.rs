@@ -95,6 +95,8 @@ pub enum Step {
         /// Its text.
         target: String,
     },
+    /// Open the container's own null device as standard input, in the place of the host's.
+    OwnInput,
     /// Make a path and the mounts below it read-only; none there: nothing.
     ReadOnlyPath(PathBuf),
     /// Hide a path; none there: nothing.

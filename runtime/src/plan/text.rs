@@ -81,6 +81,7 @@ impl fmt::Display for Step {
             Step::AttachBind(bind) => write!(f, "{bind}"),
             Step::Device(device) => write!(f, "{device}"),
             Step::Symlink { path, target } => write!(f, "symlink {} -> {target}", path.display()),
+            Step::OwnInput => write!(f, "standard input /dev/null"),
             Step::ReadOnlyPath(path) => write!(f, "read-only {}", path.display()),
             Step::MaskPath(path) => write!(f, "mask {}", path.display()),
             Step::ReadOnlyRoot => write!(f, "read-only root"),

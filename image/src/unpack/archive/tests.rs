@@ -64,6 +64,35 @@ fn blank_numbers_are_zero() {
 }
 
 #[test]
+fn one_entry_cannot_pile_up_extension_headers_or_attributes() {
+    let most = vec![0; 600 * 1024];
+    let one = |n: usize| pax_entry(&[(&format!("SCHILY.xattr.user.{n}"), &most)]);
+    let file = with_data(&header(tar::EntryType::Regular, b"f", 0), b"");
+    assert!(entries(&[one(1), file.clone(), one(2), file.clone()].concat()).is_ok());
+    let error = entries(&[one(1), one(2), file.clone()].concat()).unwrap_err();
+    assert!(
+        error.to_string().contains("are read for this entry"),
+        "{error}"
+    );
+
+    let names: Vec<String> = (0..=1024)
+        .map(|n| format!("SCHILY.xattr.user.{n}"))
+        .collect();
+    let records = |n: usize| {
+        names[..n]
+            .iter()
+            .map(|name| (name.as_str(), &b"v"[..]))
+            .collect::<Vec<_>>()
+    };
+    assert!(entries(&[pax_entry(&records(1024)), file.clone()].concat()).is_ok());
+    let error = entries(&[pax_entry(&records(1025)), file].concat()).unwrap_err();
+    assert!(
+        error.to_string().contains("1024 extended attributes"),
+        "{error}"
+    );
+}
+
+#[test]
 fn pax_records_override_the_header_and_its_size_moves_the_reader() {
     let mut bytes = pax_entry(&[
         ("path", b"long/name"),

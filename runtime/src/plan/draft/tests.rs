@@ -91,6 +91,7 @@ fn the_whole_plan_in_order() {
           device /dev/random c 1:8 0666 0:0
           device /dev/urandom c 1:9 0666 0:0
           device /dev/tty c 5:0 0666 0:0
+          standard input /dev/null
           symlink /dev/ptmx -> pts/ptmx
           symlink /dev/fd -> /proc/self/fd
           symlink /dev/stdin -> /proc/self/fd/0
