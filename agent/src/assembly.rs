@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use longshore_engine::{Capacity, Engine, TaskId, TaskReport};
+use longshore_engine::{Capacity, Engine, Status, TaskId, TaskReport};
 use longshore_image::Store;
 use longshore_network::Network;
 use longshore_runtime::cgroup::Hierarchy;
@@ -19,7 +19,7 @@ use crate::driver::{Driver, Start, Upstream, now};
 use crate::effects::{PullTurns, ThisHost, logs_root};
 use crate::instance::make_private_dir;
 use crate::journal::{Found, Journal};
-use crate::link::{Link, LinkConfig, Registration};
+use crate::link::{self, Link, LinkConfig, Registration};
 use crate::lock::Lock;
 use crate::{Config, cgroups, logs, oci, recover};
 
@@ -51,6 +51,9 @@ impl Upstream for Link {
 pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
     config.instance.make_roots()?;
     let _lock = Lock::take(&config.instance)?;
+    let identity_dir = config.instance.state_root().join("identity");
+    link::check(&config.endpoint, config.token.as_deref(), &identity_dir)
+        .map_err(anyhow::Error::msg)?;
     let (journal, mut found) = open_journal(&config)?;
     let host = Arc::new(open_host(&config).await?);
     let capacity = capacity(&config)?;
@@ -75,7 +78,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
     let (link, from_control) = Link::start(LinkConfig {
         endpoint: config.endpoint,
         token: config.token,
-        identity_dir: config.instance.state_root().join("identity"),
+        identity_dir,
         registration,
         last_accepted: accepted.clone().map(|a| (a.store_id, a.generation)),
         held: engine
@@ -84,6 +87,11 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
             .cloned()
             .collect(),
     });
+    let refused = link.refused();
+    let busy = engine
+        .tasks()
+        .filter_map(|task| engine.report(task))
+        .any(|report| report.status != Status::Stopped);
     let driver = Driver::new(Start {
         engine,
         journal,
@@ -95,12 +103,24 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
         alive: recovered.alive,
     });
     let link = tokio::select! {
+        // First, so that a refusal is told once.
+        biased;
+        why = join_refused(refused, busy) => anyhow::bail!(why),
         link = driver.run(shutdown) => link,
         () = debug::serve(socket, sources) => anyhow::bail!("serve debug socket: it was closed"),
         () = expire_logs(&config.instance, &board) => anyhow::bail!("expire logs: it ended"),
     };
     link.shutdown().await;
     Ok(())
+}
+
+/// Returns why the control plane will not have this host; never while tasks of before run here, for they
+/// want their agent. Without an identity no new ones can come.
+async fn join_refused(mut refused: watch::Receiver<Option<String>>, busy: bool) -> String {
+    if !busy && let Ok(why) = refused.wait_for(Option::is_some).await {
+        return why.clone().unwrap_or_default();
+    }
+    std::future::pending().await
 }
 
 fn open_journal(config: &Config) -> anyhow::Result<(Journal, Found)> {
@@ -228,5 +248,19 @@ async fn expire_logs(instance: &crate::Instance, board: &Board) {
             tracing::error!("expire logs: {e}");
         }
         tokio::time::sleep(LOGS_EXPIRE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_refused_join_ends_an_agent_that_has_no_tasks() {
+        let (refuse, refused) = watch::channel(None);
+        refuse.send_replace(Some("join: used".to_owned()));
+        assert_eq!(join_refused(refused.clone(), false).await, "join: used");
+        let mut busy = std::pin::pin!(join_refused(refused, true));
+        assert!(futures_util::poll!(&mut busy).is_pending());
     }
 }

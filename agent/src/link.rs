@@ -26,7 +26,7 @@ mod session;
 mod tell;
 mod translate;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use longshore_engine::{TaskId, TaskReport, TaskSpec};
@@ -142,6 +142,17 @@ impl std::fmt::Debug for Wish {
 pub struct Link {
     mail: Arc<Mail>,
     stop: watch::Sender<bool>,
+    refused: watch::Receiver<Option<String>>,
+}
+
+/// Refuses at once what no number of tries can mend: an endpoint that is none, an identity that is
+/// damaged, and without an identity a token that is missing or malformed.
+///
+/// # Errors
+/// One sentence with step, subject and remedy.
+pub fn check(endpoint: &str, token: Option<&str>, identity_dir: &Path) -> Result<(), String> {
+    dial::Address::parse(endpoint)?;
+    enroll::check(endpoint, token, &identity::Directory::open(identity_dir)?)
 }
 
 impl Link {
@@ -149,10 +160,22 @@ impl Link {
     pub fn start(config: LinkConfig) -> (Link, mpsc::Receiver<FromControl>) {
         let (events, receiver) = mpsc::channel(WAITING);
         let (stop, stopped) = watch::channel(false);
+        let (refuse, refused) = watch::channel(None);
         let mail = Arc::new(Mail::new(&config.held));
         tokio::spawn(run::forward(mail.clone(), events, stopped.clone()));
-        tokio::spawn(run::keep_connected(config, mail.clone(), stopped));
-        (Link { mail, stop }, receiver)
+        tokio::spawn(run::keep_connected(config, mail.clone(), refuse, stopped));
+        let link = Link {
+            mail,
+            stop,
+            refused,
+        };
+        (link, receiver)
+    }
+
+    /// Holds the sentence once the control plane has refused the join token of a host without identity. The
+    /// link goes on trying; whether that is worth it is the shell's to say.
+    pub fn refused(&self) -> watch::Receiver<Option<String>> {
+        self.refused.clone()
     }
 
     /// Tells a task's level; replaces what was told of it before.

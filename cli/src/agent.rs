@@ -1,5 +1,6 @@
 //! `longshore agent`: the node daemon by itself.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -77,6 +78,7 @@ impl Agent {
         let token = self.token()?;
         let parent = scope::enter(instance.name())?;
         telling::log("info");
+        self.warn_of_readers();
         place::claim(&instance)?;
         let mut config = self
             .host
@@ -101,6 +103,18 @@ impl Agent {
         })
     }
 
+    /// A token is a secret until it is used. The agent goes on: it may be used in a moment.
+    fn warn_of_readers(&self) {
+        let file = self.token_file.as_deref();
+        if let Some((file, mode)) = file.and_then(|file| Some((file, open_mode(file)?))) {
+            tracing::warn!(
+                "the join token file {} is open to other users (mode {mode:03o}); make it with umask 077, and remove \
+                 it once this host has joined",
+                file.display()
+            );
+        }
+    }
+
     fn token(&self) -> Result<Option<String>> {
         match &self.token_file {
             Some(file) => token_of(file).map(Some),
@@ -111,11 +125,36 @@ impl Agent {
     }
 }
 
+/// The mode of a file that others than its owner may read or write.
+fn open_mode(file: &Path) -> Option<u32> {
+    let mode = std::fs::metadata(file).ok()?.mode() & 0o777;
+    (mode & 0o077 != 0).then_some(mode)
+}
+
 fn token_of(file: &Path) -> Result<String> {
     let text = std::fs::read_to_string(file);
     let text = text.with_context(|| format!("read join token from {}", file.display()))?;
     match text.trim() {
         "" => bail!("read join token from {}: the file is empty", file.display()),
         token => Ok(token.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_token_file_that_others_can_read_is_noticed() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mode = |mode| {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(file.path(), permissions).unwrap();
+            open_mode(file.path())
+        };
+        assert_eq!(mode(0o600), None);
+        assert_eq!(mode(0o644), Some(0o644));
+        assert_eq!(open_mode(Path::new("/nonexistent/token")), None);
     }
 }

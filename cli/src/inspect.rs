@@ -22,16 +22,40 @@ impl Inspect {
     }
 }
 
+/// The id in what a user calls a task: an ARN, an id, or its beginning.
+pub(crate) fn id(wanted: &str) -> Result<&str> {
+    match wanted.rsplit('/').next() {
+        None | Some("") => {
+            bail!("find task {wanted:?}: there is no id in it; longshore ps lists the tasks")
+        }
+        Some(id) => Ok(id),
+    }
+}
+
+/// No task of this host has that id.
+#[derive(Debug)]
+pub(crate) struct NotHere(String);
+
+impl std::fmt::Display for NotHere {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let wanted = &self.0;
+        write!(
+            f,
+            "find task {wanted}: no task of this host has that id; longshore ps lists them"
+        )
+    }
+}
+
+impl std::error::Error for NotHere {}
+
 /// The one task that is meant.
 pub(crate) fn find<'a>(tasks: &'a Value, wanted: &str) -> Result<&'a Value> {
-    let id = wanted.rsplit('/').next().unwrap_or(wanted);
+    let id = id(wanted)?;
     let all = tasks.as_array().into_iter().flatten();
     let mut found = all.filter(|task| ps::short(&task["Arn"]).starts_with(id));
     match (found.next(), found.next()) {
         (Some(task), None) => Ok(task),
-        (None, _) => {
-            bail!("find task {wanted}: no task of this host has that id; longshore ps lists them")
-        }
+        (None, _) => Err(NotHere(wanted.to_owned()).into()),
         (Some(_), Some(_)) => {
             bail!("find task {wanted}: more than one begins so; give more of the id")
         }
@@ -55,6 +79,10 @@ mod tests {
                 .to_string()
                 .contains("more than one")
         );
+        for nothing in ["", "arn:x:task/default/"] {
+            let error = find(&tasks, nothing).unwrap_err().to_string();
+            assert!(error.contains("there is no id in it"), "{error}");
+        }
         assert!(
             find(&tasks, "x")
                 .unwrap_err()

@@ -2,19 +2,30 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::Method;
+use hyper::body::Incoming;
+use hyper::{Method, Response, StatusCode};
 
+use crate::inspect::NotHere;
 use crate::place::Which;
+use crate::socket::Refused;
 use crate::{inspect, ps, socket};
+
+/// The agent gives no more.
+const LONGEST_TAIL: i64 = 10_000;
+/// How long a task that is followed may take to be placed and told to this host.
+const ARRIVAL: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// Show what a container has written to standard output and error
 ///
 /// Reads the agent's local socket. A task that has ended can be asked too, by its whole id, while its logs
-/// are on the host.
+/// are on the host: until a day after its last line. Of each container the newest output is kept, in 5 files of
+/// at most 10 MiB as JSON lines (time and stream with each); when they are full the oldest is dropped.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -23,11 +34,11 @@ Examples:
 pub(crate) struct Logs {
     #[command(flatten)]
     which: Which,
-    /// Go on until the container ends
+    /// Go on until the container ends; wait up to 30 s for a task that is not on this host yet
     #[arg(short, long)]
     follow: bool,
     /// Begin with the last N lines
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=LONGEST_TAIL))]
     tail: Option<u32>,
     /// The task: its ARN, its id, or the beginning of its id
     task: String,
@@ -38,16 +49,51 @@ pub(crate) struct Logs {
 impl Logs {
     pub(crate) fn run(self) -> Result<()> {
         let socket = self.which.instance()?.agent_socket();
-        socket::block_on(async {
-            let id = self.task_id().await?;
-            copy(&socket, &self.path(&id)).await
-        })
+        inspect::id(&self.task)?;
+        socket::block_on(async { copy(self.open(&socket).await?).await })
+    }
+
+    /// The answer's head. A task that is followed may just have been started, and be on its way here.
+    async fn open(&self, socket: &Path) -> Result<Response<Incoming>> {
+        let until = Instant::now() + ARRIVAL;
+        let mut told = false;
+        loop {
+            match self.ask(socket).await {
+                Err(error) if self.follow && is_absent(&error) && Instant::now() < until => {}
+                answer => return answer.map_err(|error| self.in_own_words(error)),
+            }
+            if !told {
+                eprintln!(
+                    "longshore: task {} is not on this host yet; waiting for it",
+                    self.task
+                );
+                told = true;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn ask(&self, socket: &Path) -> Result<Response<Incoming>> {
+        let path = self.path(&self.task_id().await?);
+        socket::ask(socket, Method::GET, &path, Bytes::new()).await
+    }
+
+    /// The agent does not know how a container is named on this command line.
+    fn in_own_words(&self, error: anyhow::Error) -> anyhow::Error {
+        match error.downcast_ref::<Refused>() {
+            Some(refused) if refused.status == StatusCode::CONFLICT => anyhow!(
+                "read logs of {0}: {1}, as in longshore logs {0} CONTAINER",
+                self.task,
+                refused.words
+            ),
+            _ => error,
+        }
     }
 
     /// A whole id is taken as it is, so that tasks that are gone can be asked for.
     async fn task_id(&self) -> Result<String> {
-        let id = self.task.rsplit('/').next().unwrap_or(&self.task);
-        if id.len() == 32 {
+        let id = inspect::id(&self.task)?;
+        if id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Ok(id.to_owned());
         }
         let tasks = ps::tasks(&self.which).await?;
@@ -67,11 +113,15 @@ impl Logs {
     }
 }
 
+/// Whether the host does not know the task.
+fn is_absent(error: &anyhow::Error) -> bool {
+    let refused = error.downcast_ref::<Refused>();
+    error.is::<NotHere>() || refused.is_some_and(|refused| refused.status == StatusCode::NOT_FOUND)
+}
+
 /// Copies the answer to standard output as it comes.
-async fn copy(socket: &Path, path: &str) -> Result<()> {
-    let mut body = socket::ask(socket, Method::GET, path, Bytes::new())
-        .await?
-        .into_body();
+async fn copy(answer: Response<Incoming>) -> Result<()> {
+    let mut body = answer.into_body();
     let mut out = std::io::stdout().lock();
     while let Some(frame) = body.frame().await {
         let frame =
@@ -115,6 +165,34 @@ mod tests {
         assert_eq!(
             path,
             "/v1/logs?taskarn=0123&follow=true&tail=7&container=a%26b"
+        );
+    }
+
+    #[test]
+    fn several_containers_are_asked_about_in_this_verbs_words() {
+        let logs = Alone::parse_from(["logs", "0123"]).logs;
+        let refused = |status, words: &str| {
+            let words = words.to_owned();
+            anyhow::Error::new(Refused { status, words })
+        };
+        let several = refused(StatusCode::CONFLICT, "say which one: db, web");
+        assert!(!is_absent(&several));
+        let text = logs.in_own_words(several).to_string();
+        assert_eq!(
+            text,
+            "read logs of 0123: say which one: db, web, as in longshore logs 0123 CONTAINER"
+        );
+        assert!(is_absent(&refused(StatusCode::NOT_FOUND, "not here")));
+        let unknown = inspect::find(&serde_json::json!([]), "0123").unwrap_err();
+        assert!(is_absent(&unknown));
+    }
+
+    #[test]
+    fn an_empty_task_is_refused_before_anything_is_asked() {
+        let error = Alone::parse_from(["logs", ""]).logs.run().unwrap_err();
+        assert!(
+            error.to_string().contains("there is no id in it"),
+            "{error}"
         );
     }
 }

@@ -17,7 +17,9 @@ pub(crate) enum Node {
 /// Asks the control plane of this machine over its local socket. The token goes to standard output; hand
 /// it to `longshore agent` by the variable LONGSHORE_JOIN_TOKEN or by --token-file, never as an argument.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  longshore node token > token && scp token host2: && rm token")]
+#[command(
+    after_help = "Example:\n  (umask 077; longshore node token > token) && scp -p token host2: && rm token"
+)]
 pub(crate) struct Token {
     #[command(flatten)]
     which: Which,

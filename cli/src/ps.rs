@@ -14,7 +14,7 @@ use crate::{socket, table, telling};
 pub(crate) struct Ps {
     #[command(flatten)]
     which: Which,
-    /// Print JSON, as the socket's /v1/tasks has it
+    /// Print JSON: an array, the `Tasks` of the socket's /v1/tasks
     #[arg(long)]
     json: bool,
 }

@@ -1,13 +1,14 @@
 //! HTTP over the agent's (or the control plane's) Unix socket.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use longshore_agent::Instance;
 use tokio::net::UnixStream;
@@ -39,10 +40,9 @@ pub(crate) async fn ask(
     path: &str,
     body: Bytes,
 ) -> Result<Response<Incoming>> {
-    let stream = UnixStream::connect(socket).await.map_err(|error| {
-        let path = socket.display();
-        anyhow!("connect to {path}: {error}; is it running, under this --instance?")
-    })?;
+    let stream = UnixStream::connect(socket)
+        .await
+        .map_err(|error| unreached(socket, &error))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .context("speak HTTP")?;
@@ -67,10 +67,37 @@ pub(crate) async fn ask(
     let words = body
         .map(|body| words_of(&body.to_bytes()))
         .unwrap_or_default();
-    match words.is_empty() {
-        true => bail!("ask for {path}: {status}"),
-        false => bail!("{words}"),
+    let words = match words.is_empty() {
+        true => format!("ask for {path}: {status}"),
+        false => words,
+    };
+    Err(Refused { status, words }.into())
+}
+
+/// An answer that is a no, in its own words.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) status: StatusCode,
+    pub(crate) words: String,
+}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.words)
     }
+}
+
+impl std::error::Error for Refused {}
+
+/// A socket is its owner's only, who for an agent is root: that one may not is no sign that nobody listens.
+fn unreached(socket: &Path, error: &std::io::Error) -> anyhow::Error {
+    let remedy = match error.kind() {
+        ErrorKind::PermissionDenied => {
+            "only its owner may: run this as root, or as the user that runs longshore control"
+        }
+        _ => "is it running, under this --instance?",
+    };
+    anyhow!("connect to {}: {error}; {remedy}", socket.display())
 }
 
 /// The `error` member of a JSON answer, or the text itself.
@@ -128,6 +155,16 @@ mod tests {
     fn an_errors_words_are_taken_from_json_or_text() {
         assert_eq!(words_of(br#"{"error": "no such task"}"#), "no such task");
         assert_eq!(words_of(b"plain words\n"), "plain words");
+    }
+
+    #[test]
+    fn a_socket_of_another_user_is_not_taken_for_an_absent_one() {
+        let denied = std::io::Error::from(ErrorKind::PermissionDenied);
+        let text = unreached(Path::new("/run/x.sock"), &denied).to_string();
+        assert!(
+            text.contains("as root") && !text.contains("is it running"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -36,7 +36,21 @@ fn sentence(error: &anyhow::Error) -> String {
         }
         sentence.push_str(&cause);
     }
+    if is_port_in_use(error) {
+        sentence.push_str(
+            "; stop the process that listens there (ss -ltnp shows it), or choose another port with --api or --rpc",
+        );
+    }
     sentence
+}
+
+/// The only ports that this program itself listens on are the control plane's two; its error names which.
+fn is_port_in_use(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain();
+    causes.any(|cause| {
+        let io = cause.downcast_ref::<std::io::Error>();
+        io.is_some_and(|io| io.kind() == std::io::ErrorKind::AddrInUse)
+    })
 }
 
 /// Logs of the daemons. `RUST_LOG` says more or less; `default` is used where it is absent.
@@ -68,5 +82,18 @@ mod tests {
             .context("read journal: disk on fire")
             .context("start agent");
         assert_eq!(sentence(&error), "start agent: read journal: disk on fire");
+    }
+
+    #[test]
+    fn a_port_in_use_is_told_with_its_remedy() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let io = std::net::TcpListener::bind(address).unwrap_err();
+        let error = anyhow::Error::new(io).context(format!("listen for the ECS API on {address}"));
+        let text = sentence(&error);
+        assert!(
+            text.contains(&address.to_string()) && text.ends_with("with --api or --rpc"),
+            "{text}"
+        );
     }
 }

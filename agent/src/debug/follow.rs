@@ -67,15 +67,18 @@ fn choose(mut index: Index, wanted: Option<&str>) -> Result<(String, String), Re
     let names = index.keys().cloned().collect::<Vec<_>>().join(", ");
     match wanted {
         Some(name) => index.remove_entry(name).ok_or_else(|| {
-            let message = format!("the task has no container {name:?}; it has: {names}");
-            Refusal(StatusCode::NOT_FOUND, message)
+            Refusal::bad(format!(
+                "the task has no container {name:?}; it has: {names}"
+            ))
         }),
         None if index.len() == 1 => index
             .pop_first()
             .ok_or_else(|| Refusal::bad("the task has no container".to_owned())),
-        None => Err(Refusal::bad(format!(
-            "the task has several containers; say container= one of: {names}"
-        ))),
+        // A status of its own: who asks in other words than a query adds how to say it.
+        None => {
+            let message = format!("the task has several containers; say which one: {names}");
+            Err(Refusal(StatusCode::CONFLICT, message))
+        }
     }
 }
 
@@ -235,5 +238,23 @@ impl Lines {
             Lines::All(bytes) => bytes.freeze(),
             Lines::Last(_, lines) => Bytes::from(lines.into_iter().collect::<String>()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_container_needs_no_name_and_several_are_asked_about() {
+        let index = |names: &[&str]| -> Index {
+            let named = names.iter().map(|n| ((*n).to_owned(), format!("id-{n}")));
+            named.collect()
+        };
+        let (name, id) = choose(index(&["web"]), None).unwrap();
+        assert_eq!((name.as_str(), id.as_str()), ("web", "id-web"));
+        let Refusal(status, words) = choose(index(&["db", "web"]), None).unwrap_err();
+        assert_eq!(status, StatusCode::CONFLICT);
+        assert!(words.ends_with("say which one: db, web"), "{words}");
     }
 }

@@ -205,7 +205,7 @@ async fn what_is_not_there_or_not_understood_is_told_as_json() {
         ("/v1/logs".to_owned(), 400, "say taskarn="),
         (
             format!("/v1/logs?taskarn={known}&container=db"),
-            404,
+            400,
             "it has: web",
         ),
         (

@@ -34,7 +34,8 @@ impl Address {
     pub(super) fn parse(endpoint: &str) -> Result<Address, String> {
         let bad = || {
             format!(
-                "the control plane's endpoint {endpoint:?} is not https://HOST:PORT: correct it"
+                "dial the control plane at {endpoint:?}: this is not https://HOST:PORT; correct it (--control or \
+                 LONGSHORE_CONTROL), as in https://10.0.0.5:4481"
             )
         };
         let uri: http::Uri = endpoint.parse().map_err(|_| bad())?;
@@ -113,8 +114,14 @@ async fn shake_hands(
 }
 
 fn explain(error: &Error) -> String {
-    let Error::InvalidCertificate(cause) = error else {
-        return format!("TLS: {error}");
+    let cause = match error {
+        Error::InvalidCertificate(cause) => cause,
+        Error::InvalidMessage(_) => {
+            return "this port speaks no TLS; is it the API's? Agents dial the control plane's RPC port (`longshore \
+                    control --rpc`, 4481 by default)"
+                .into();
+        }
+        other => return format!("TLS: {other}"),
     };
     match cause {
         CertificateError::Other(other) if other.0.is::<Impostor>() => other.0.to_string(),
@@ -174,6 +181,26 @@ pub(super) fn refusal(status: &tonic::Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_port_without_tls_is_told_from_a_broken_one() {
+        use tokio::io::AsyncWriteExt as _;
+        let plain = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address {
+            host: "127.0.0.1".into(),
+            port: plain.local_addr().unwrap().port(),
+        };
+        let api = async {
+            let (mut stream, _) = plain.accept().await.unwrap();
+            let answer = b"HTTP/1.1 400 Bad Request\r\n\r\n";
+            stream.write_all(answer).await.unwrap();
+            stream
+        };
+        let trust = Trust::Pin([0; 32]);
+        let (dialled, _open) = tokio::join!(dial(&address, &trust), api);
+        let why = dialled.unwrap_err();
+        assert!(why.contains("speaks no TLS; is it the API's?"), "{why}");
+    }
 
     #[test]
     fn an_endpoint_is_https_host_and_port() {

@@ -3,19 +3,59 @@
 use longshore_proto::v1::enrollment_client::EnrollmentClient;
 use longshore_proto::v1::{Identity as Issued, JoinRequest, RenewRequest};
 use tokio::time::timeout;
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 
 use super::LinkConfig;
 use super::dial::{Address, PATIENCE, Trust, dial, refusal};
 use super::identity::{Directory, Identity, now, request};
 use super::pin;
 
+/// Why a host has no identity that is fit for a session.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// Trying again may help.
+    Passing(String),
+    /// The control plane has refused the join token: trying again with the same one is in vain.
+    Refused(String),
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Failure {
+        Failure::Passing(why)
+    }
+}
+
+/// Refuses what no try can mend: an identity that cannot be read, or none and no usable token.
+pub(super) fn check(
+    endpoint: &str,
+    token: Option<&str>,
+    directory: &Directory,
+) -> Result<(), String> {
+    match directory.load()? {
+        Some(_) => Ok(()),
+        None => pin_of(endpoint, token).map(drop),
+    }
+}
+
+/// The token, and the pin in it.
+fn pin_of<'a>(endpoint: &str, token: Option<&'a str>) -> Result<(&'a str, pin::Pin), String> {
+    let failed = |why: String| format!("join {endpoint}: {why}");
+    let token = token.ok_or_else(|| {
+        failed(
+            "this host has no identity and no join token; make one on the control plane's host \
+             (`longshore node token`) and give it by --token-file or the variable LONGSHORE_JOIN_TOKEN"
+                .into(),
+        )
+    })?;
+    Ok((token, pin::of_token(token).map_err(failed)?))
+}
+
 /// The host's identity, fit for a session: joins if there is none, renews if it is time.
 pub(super) async fn identify(
     config: &LinkConfig,
     directory: &Directory,
     address: &Address,
-) -> Result<Identity, String> {
+) -> Result<Identity, Failure> {
     let identity = match directory.load()? {
         Some(identity) => identity,
         None => join(config, directory, address).await?,
@@ -33,7 +73,7 @@ pub(super) async fn identify(
             );
             Ok(identity)
         }
-        Err(why) => Err(why),
+        Err(why) => Err(why.into()),
     }
 }
 
@@ -41,15 +81,9 @@ async fn join(
     config: &LinkConfig,
     directory: &Directory,
     address: &Address,
-) -> Result<Identity, String> {
+) -> Result<Identity, Failure> {
     let failed = |why: String| format!("join {}: {why}", config.endpoint);
-    let token = config.token.as_deref().ok_or_else(|| {
-        failed(
-            "this host has no identity and no join token: make a token on the control plane's host"
-                .into(),
-        )
-    })?;
-    let pin = pin::of_token(token).map_err(failed)?;
+    let (token, pin) = pin_of(&config.endpoint, config.token.as_deref())?;
     let key = directory.key().map_err(failed)?;
     let channel = dial(address, &Trust::Pin(pin)).await.map_err(failed)?;
     let call = JoinRequest {
@@ -60,7 +94,12 @@ async fn join(
     };
     let mut client = EnrollmentClient::new(channel);
     let answer = timeout(PATIENCE, client.join(call)).await;
-    keep(directory, answer).map_err(failed)
+    if let Ok(Err(status)) = &answer
+        && status.code() == Code::PermissionDenied
+    {
+        return Err(Failure::Refused(failed(refusal(status))));
+    }
+    Ok(keep(directory, answer).map_err(failed)?)
 }
 
 async fn renew(
@@ -88,4 +127,29 @@ fn keep(directory: &Directory, answer: Answer) -> Result<Identity, String> {
     directory
         .load()?
         .ok_or_else(|| "the certificate that was just kept is gone".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_identity_needs_a_whole_token() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::open(dir.path()).unwrap();
+        let refused = |token| check("https://c:1", token, &directory).unwrap_err();
+        let none = refused(None);
+        assert!(
+            none.starts_with("join https://c:1: ") && none.contains("longshore node token"),
+            "{none}"
+        );
+        let cut = refused(Some("lsj1.AAAA"));
+        assert!(
+            cut.contains("copy it whole") && !cut.contains("AAAA"),
+            "{cut}"
+        );
+        let bytes = [7; 64];
+        let text = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, bytes);
+        check("https://c:1", Some(&format!("lsj1.{text}")), &directory).unwrap();
+    }
 }

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::backoff::{Backoff, Ended, jitter};
 use super::dial::{Address, Trust, dial};
-use super::enroll::identify;
+use super::enroll::{Failure, identify};
 use super::identity::Directory;
 use super::mail::Mail;
 use super::session::{End, Memory, Session};
@@ -40,6 +40,7 @@ pub(super) async fn forward(
 pub(super) async fn keep_connected(
     config: LinkConfig,
     mail: Arc<Mail>,
+    refused: watch::Sender<Option<String>>,
     mut stopped: watch::Receiver<bool>,
 ) {
     let address = match Address::parse(&config.endpoint) {
@@ -48,7 +49,7 @@ pub(super) async fn keep_connected(
     };
     let mut memory = Memory::new(config.last_accepted.clone());
     tokio::select! {
-        () = try_forever(&config, &address, &mail, &mut memory) => {}
+        () = try_forever(&config, &address, &mail, &refused, &mut memory) => {}
         () = stop(&mut stopped) => {}
     }
 }
@@ -62,6 +63,7 @@ async fn try_forever(
     config: &LinkConfig,
     address: &Address,
     mail: &Arc<Mail>,
+    refused: &watch::Sender<Option<String>>,
     memory: &mut Memory,
 ) {
     let mut backoff = Backoff::default();
@@ -69,13 +71,16 @@ async fn try_forever(
     loop {
         let mut since = None;
         let ended = attempt(config, address, mail, memory, &mut since).await;
+        if let Err(Failure::Refused(why)) = &ended {
+            refused.send_replace(Some(why.clone()));
+        }
         let lasted = since.map_or(Duration::ZERO, |since: Instant| since.elapsed());
         let (ended, why) = match ended {
             Ok(End::Reconnect) => (
                 Ended::Asked(lasted),
                 "the control plane asked for a new session".to_owned(),
             ),
-            Err(why) => (Ended::Broken(lasted), why),
+            Err(Failure::Passing(why) | Failure::Refused(why)) => (Ended::Broken(lasted), why),
         };
         // The same failure again is no news.
         if since.is_some() || told.as_ref() != Some(&why) {
@@ -93,7 +98,7 @@ async fn attempt(
     mail: &Arc<Mail>,
     memory: &mut Memory,
     since: &mut Option<Instant>,
-) -> Result<End, String> {
+) -> Result<End, Failure> {
     let failed = |why: String| format!("connect to {}: {why}", config.endpoint);
     let directory = Directory::open(&config.identity_dir)?;
     let identity = identify(config, &directory, address).await?;
@@ -105,5 +110,5 @@ async fn attempt(
     let session = opened.map_err(failed)?;
     *since = Some(Instant::now());
     mail.session(session.connected());
-    session.converse(mail, memory).await.map_err(failed)
+    Ok(session.converse(mail, memory).await.map_err(failed)?)
 }

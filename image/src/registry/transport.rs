@@ -235,7 +235,7 @@ impl Transport {
                 self.remember(ask.authority, Scheme::HTTP);
                 Ok((http, response))
             }
-            Err(broken) => Err(fault(ask, https.host().unwrap_or_default(), broken)),
+            Err(broken) => Err(fault(ask, ask.authority, broken)),
         }
     }
 
@@ -354,8 +354,9 @@ fn tls_config(ca_files: &[PathBuf]) -> Result<rustls::ClientConfig, ImageError> 
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-fn fault(ask: &Ask<'_>, host: &str, broken: Broken) -> Fault {
-    let host = printable(host, 100);
+/// `authority` is host and port as they were dialled: the port may be what is wrong.
+fn fault(ask: &Ask<'_>, authority: &str, broken: Broken) -> Fault {
+    let host = printable(authority, 100);
     match broken {
         Broken::Connect(cause) | Broken::Wire(cause) => Fault::Unreachable(ask.error(format!(
             "registry {host} cannot be reached: {cause}; check its name, the network and that it runs"

@@ -93,6 +93,8 @@ async fn a_port_where_nobody_listens_is_unreachable() {
         panic!("it answered");
     };
     assert!(error.to_string().contains("Connection refused"), "{error}");
+    let named = format!("registry {authority} cannot be reached");
+    assert!(error.to_string().contains(&named), "{error}");
 }
 
 #[test]
