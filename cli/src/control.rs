@@ -84,7 +84,7 @@ impl Control {
     pub(crate) fn run(self) -> Result<()> {
         let (instance, socket) = self.roots()?;
         telling::log("info");
-        place::claim(&instance).with_context(remedy)?;
+        place::claim(&instance).map_err(without_root)?;
         shutdown::run(async move {
             let stopping = shutdown::on_signals()?;
             let plane = open(&instance, &self.ports, &socket)?;
@@ -116,12 +116,16 @@ impl Control {
     }
 }
 
-fn remedy() -> &'static str {
-    match rustix::process::geteuid().is_root() {
-        true => "start longshore control",
-        false => {
-            "start longshore control without root (--state-dir and --control-socket must be in folders of your own)"
-        }
+/// The defaults are root's: who is not root is told what to name instead.
+fn without_root(error: anyhow::Error) -> anyhow::Error {
+    let denied = error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|cause| cause.kind() == std::io::ErrorKind::PermissionDenied);
+    match denied && !rustix::process::geteuid().is_root() {
+        true => error.context(
+            "start longshore control without root: name --state-dir and --control-socket in folders of your own",
+        ),
+        false => error,
     }
 }
 
