@@ -3,11 +3,13 @@
 //! A commit is durable when [`Journal::commit`] returns; the driver runs no effect before that. A row
 //! that cannot be read is set aside with a message and never keeps the agent from starting. A file
 //! that cannot be read at all is moved aside, and what it knew is taken up again from the run
-//! directories. Every call blocks on the disk: make them where blocking is allowed.
+//! directories. After an I/O error, such as a full disk, redb answers nothing until the file is opened
+//! again: the next call does so. Every call blocks on the disk: make them where blocking is allowed.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use longshore_engine::{TaskId, TaskRecord};
 use redb::{Database, DatabaseError, ReadableTable, StorageError, TableDefinition};
@@ -72,87 +74,136 @@ pub(crate) struct JournalError {
 }
 
 /// The journal of one instance.
-#[derive(Debug)]
 pub(crate) struct Journal {
-    database: Database,
-    path: String,
+    /// None: it broke and could not be opened again yet.
+    database: Mutex<Option<Database>>,
+    path: PathBuf,
+    open_again: OpenAgain,
+}
+
+type OpenAgain = Box<dyn Fn(&Path) -> Result<Database, DatabaseError> + Send + Sync>;
+
+impl std::fmt::Debug for Journal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Journal")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Journal {
     /// Opens or makes the journal (0600) and reads all of it.
     pub(crate) fn open(path: &Path) -> Result<(Journal, Found), JournalError> {
         let (database, replaced) = open_or_replace(path)?;
-        let path = path.display().to_string();
-        let journal = Journal { database, path };
-        let mut found = journal.read().map_err(|e| journal.error("read", e))?;
+        // Neither made nor moved aside then: what it holds is this agent's, and known to be there.
+        let open_again = Box::new(|path: &Path| Database::open(path));
+        let journal = Journal::over(database, path, open_again);
+        let mut found = journal.with("read", read)?;
         found.replaced = replaced;
         Ok((journal, found))
     }
 
-    /// Makes the whole batch durable, or nothing of it.
+    fn over(database: Database, path: &Path, open_again: OpenAgain) -> Journal {
+        Journal {
+            database: Mutex::new(Some(database)),
+            path: path.to_owned(),
+            open_again,
+        }
+    }
+
+    /// Makes the whole batch durable, or nothing of it. After an error it is one or the other: commit the
+    /// same batch again.
     pub(crate) fn commit(&self, batch: &Batch) -> Result<(), JournalError> {
-        self.write(batch).map_err(|e| self.error("write", e))
+        self.with("write", |database| write(database, batch))
+    }
+
+    /// Does `call` with the database, opened again first where an earlier call broke it.
+    fn with<T>(
+        &self,
+        step: &'static str,
+        call: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, JournalError> {
+        let mut held = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = match held.take() {
+            Some(database) => database,
+            None => {
+                let opened = (self.open_again)(&self.path);
+                opened.map_err(|e| self.error("open again", e.into()))?
+            }
+        };
+        let done = call(&database);
+        if !done.as_ref().is_err_and(breaks) {
+            *held = Some(database);
+        }
+        // Else it is closed here, which frees the file's lock before the next call.
+        done.map_err(|e| self.error(step, e))
     }
 
     fn error(&self, step: &'static str, source: redb::Error) -> JournalError {
         JournalError {
             step,
-            path: self.path.clone(),
+            path: self.path.display().to_string(),
             source: Box::new(source),
         }
     }
+}
 
-    fn read(&self) -> Result<Found, redb::Error> {
-        let transaction = self.database.begin_write()?;
-        let mut found = Found::default();
-        let mut bad: Vec<(String, Vec<u8>)> = Vec::new();
-        {
-            let mut tasks = transaction.open_table(TASKS)?;
-            for row in tasks.iter()? {
-                let (key, value) = row?;
-                match parse_record(key.value(), value.value()) {
-                    Ok(record) => found.records.push(record),
-                    Err(why) => {
-                        tracing::error!(task = key.value(), "journal row set aside: {why}");
-                        bad.push((key.value().to_owned(), value.value().to_vec()));
-                    }
+/// Whether redb refuses all further work after this.
+fn breaks(error: &redb::Error) -> bool {
+    use redb::Error::{DatabaseClosed, Io, LockPoisoned, PreviousIo};
+    matches!(error, Io(_) | PreviousIo | DatabaseClosed | LockPoisoned(_))
+}
+
+fn read(database: &Database) -> Result<Found, redb::Error> {
+    let transaction = database.begin_write()?;
+    let mut found = Found::default();
+    let mut bad: Vec<(String, Vec<u8>)> = Vec::new();
+    {
+        let mut tasks = transaction.open_table(TASKS)?;
+        for row in tasks.iter()? {
+            let (key, value) = row?;
+            match parse_record(key.value(), value.value()) {
+                Ok(record) => found.records.push(record),
+                Err(why) => {
+                    tracing::error!(task = key.value(), "journal row set aside: {why}");
+                    bad.push((key.value().to_owned(), value.value().to_vec()));
                 }
             }
-            let mut quarantine = transaction.open_table(QUARANTINE)?;
-            for (key, value) in &bad {
-                quarantine.insert(key.as_str(), value.as_slice())?;
-                tasks.remove(key.as_str())?;
-            }
-            let facts = transaction.open_table(FACTS)?;
-            found.accepted = fact(&facts, "accepted")?;
-            found.identity = fact(&facts, "identity")?;
         }
-        transaction.commit()?;
-        found.set_aside = bad.into_iter().map(|(key, _)| key).collect();
-        Ok(found)
+        let mut quarantine = transaction.open_table(QUARANTINE)?;
+        for (key, value) in &bad {
+            quarantine.insert(key.as_str(), value.as_slice())?;
+            tasks.remove(key.as_str())?;
+        }
+        let facts = transaction.open_table(FACTS)?;
+        found.accepted = fact(&facts, "accepted")?;
+        found.identity = fact(&facts, "identity")?;
     }
+    transaction.commit()?;
+    found.set_aside = bad.into_iter().map(|(key, _)| key).collect();
+    Ok(found)
+}
 
-    fn write(&self, batch: &Batch) -> Result<(), redb::Error> {
-        let transaction = self.database.begin_write()?;
-        {
-            let mut tasks = transaction.open_table(TASKS)?;
-            for record in &batch.records {
-                tasks.insert(record.id().as_str(), json(record).as_slice())?;
-            }
-            for id in &batch.forgotten {
-                tasks.remove(id.as_str())?;
-            }
-            let mut facts = transaction.open_table(FACTS)?;
-            if let Some(accepted) = &batch.accepted {
-                facts.insert("accepted", json(accepted).as_slice())?;
-            }
-            if let Some(identity) = &batch.identity {
-                facts.insert("identity", json(identity).as_slice())?;
-            }
+fn write(database: &Database, batch: &Batch) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    {
+        let mut tasks = transaction.open_table(TASKS)?;
+        for record in &batch.records {
+            tasks.insert(record.id().as_str(), json(record).as_slice())?;
         }
-        transaction.commit()?;
-        Ok(())
+        for id in &batch.forgotten {
+            tasks.remove(id.as_str())?;
+        }
+        let mut facts = transaction.open_table(FACTS)?;
+        if let Some(accepted) = &batch.accepted {
+            facts.insert("accepted", json(accepted).as_slice())?;
+        }
+        if let Some(identity) = &batch.identity {
+            facts.insert("identity", json(identity).as_slice())?;
+        }
     }
+    transaction.commit()?;
+    Ok(())
 }
 
 fn open_or_replace(path: &Path) -> Result<(Database, bool), JournalError> {
@@ -245,3 +296,6 @@ fn json(value: &impl Serialize) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod failing;

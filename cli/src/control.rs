@@ -1,9 +1,9 @@
 //! `longshore control`: the control plane by itself, and what `dev` shares with it.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use longshore_agent::Instance;
 use longshore_control::{Config, ControlPlane};
 
@@ -13,16 +13,25 @@ use crate::{shutdown, socket, telling};
 
 /// Run the control plane: the ECS API, and the RPC port that agents dial
 ///
-/// Needs no privilege. The API speaks plain HTTP with SigV4: put a TLS proxy before it where it leaves
+/// Needs no privilege where --state-dir and --control-socket are in folders of the user's own; their
+/// defaults are root's. The API speaks plain HTTP with SigV4: put a TLS proxy before it where it leaves
 /// loopback. The RPC port is mutual TLS by itself.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
   longshore control --rpc 10.0.0.5:4481
-  longshore node token                     on the same host, for each host that joins")]
+  longshore node token                     on the same host, for each host that joins
+
+Without root:
+  longshore control --state-dir ~/longshore --control-socket ~/longshore/control.sock
+  longshore node token --control-socket ~/longshore/control.sock")]
 pub(crate) struct Control {
     #[command(flatten)]
     place: Place,
+    /// Where longshore node token asks; its folder must be there
+    /// [default: /run/longshore[-NAME]/control.sock]
+    #[arg(long, value_name = "PATH")]
+    control_socket: Option<PathBuf>,
     #[command(flatten)]
     ports: Ports,
 }
@@ -73,24 +82,50 @@ impl Ports {
 
 impl Control {
     pub(crate) fn run(self) -> Result<()> {
-        let instance = self.place.instance()?;
+        let (instance, socket) = self.roots()?;
         telling::log("info");
-        place::claim(&instance)?;
+        place::claim(&instance).map_err(without_root)?;
         shutdown::run(async move {
             let stopping = shutdown::on_signals()?;
-            let plane = open(&instance, &self.ports)?;
+            let plane = open(&instance, &self.ports, &socket)?;
             let keys = instance.state_root().join("control.env");
             write_keys(&keys, &plane, &self.ports)?;
             let ready = ready(plane.api_address(), self.ports.rpc, &keys);
             let serving = plane.serve(stopping);
             tokio::pin!(serving);
-            let socket = instance.control_socket();
             tokio::select! {
                 ended = &mut serving => return ended,
                 () = socket::until_answers(&socket) => telling::print(&ready)?,
             }
             serving.await
         })
+    }
+
+    /// The instance, and where its admin socket is.
+    fn roots(&self) -> Result<(Instance, PathBuf)> {
+        let instance = self.place.instance()?;
+        let Some(socket) = &self.control_socket else {
+            let socket = instance.control_socket();
+            return Ok((instance, socket));
+        };
+        let socket = std::path::absolute(socket)
+            .with_context(|| format!("resolve --control-socket {}", socket.display()))?;
+        // The socket is all that the control plane puts into a run directory: none is made then.
+        let state = instance.state_root().to_owned();
+        Ok((instance.with_run_root(state), socket))
+    }
+}
+
+/// The defaults are root's: who is not root is told what to name instead.
+fn without_root(error: anyhow::Error) -> anyhow::Error {
+    let denied = error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|cause| cause.kind() == std::io::ErrorKind::PermissionDenied);
+    match denied && !rustix::process::geteuid().is_root() {
+        true => error.context(
+            "start longshore control without root: name --state-dir and --control-socket in folders of your own",
+        ),
+        false => error,
     }
 }
 
@@ -100,7 +135,7 @@ fn ready(api: SocketAddr, rpc: SocketAddr, keys: &Path) -> String {
 }
 
 /// Opens the store and the API's port.
-pub(crate) fn open(instance: &Instance, ports: &Ports) -> Result<ControlPlane> {
+pub(crate) fn open(instance: &Instance, ports: &Ports, socket: &Path) -> Result<ControlPlane> {
     ControlPlane::open(Config {
         state_dir: instance.state_root().to_owned(),
         api_listen: ports.api,
@@ -108,7 +143,7 @@ pub(crate) fn open(instance: &Instance, ports: &Ports) -> Result<ControlPlane> {
         region: ports.region.clone(),
         account: ports.account.clone(),
         default_cluster: DEFAULT_CLUSTER.to_owned(),
-        admin_socket: Some(instance.control_socket()),
+        admin_socket: Some(socket.to_owned()),
     })
 }
 

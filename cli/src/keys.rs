@@ -2,12 +2,12 @@
 //! at all; the secret is printed nowhere.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 
 /// What a client needs. No `Debug`: it holds the secret.
 pub(crate) struct Keys<'a> {
@@ -20,18 +20,38 @@ pub(crate) struct Keys<'a> {
 /// Writes the file beside its place and renames it there: a reader sees the old one or the new one.
 pub(crate) fn write(file: &Path, keys: &Keys<'_>) -> Result<()> {
     let beside = file.with_extension("env.new");
-    let step = || format!("write key file {}", file.display());
-    let mut new = private(&beside).with_context(step)?;
-    new.write_all(text(keys).as_bytes()).with_context(step)?;
-    new.sync_all().with_context(step)?;
-    std::fs::rename(&beside, file).with_context(step)
+    write_and_rename(&beside, file, keys).map_err(|error| {
+        // Half a key file is of no use, and the disk may be full.
+        std::fs::remove_file(&beside).ok();
+        anyhow!(
+            "write key file {}: {error}; {}",
+            file.display(),
+            remedy(error.kind())
+        )
+    })
+}
+
+fn write_and_rename(beside: &Path, file: &Path, keys: &Keys<'_>) -> io::Result<()> {
+    let mut new = private(beside)?;
+    new.write_all(text(keys).as_bytes())?;
+    new.sync_all()?;
+    std::fs::rename(beside, file)
+}
+
+fn remedy(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            "free space on its file system and start again"
+        }
+        _ => "make its folder writable, or choose another with --state-dir, and start again",
+    }
 }
 
 /// A new file that only its owner may read. One that is left from a crash is removed first, because its mode
 /// would be kept.
-fn private(file: &Path) -> std::io::Result<File> {
+fn private(file: &Path) -> io::Result<File> {
     match std::fs::remove_file(file) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     OpenOptions::new()
@@ -83,6 +103,21 @@ mod tests {
         assert!(!text.contains("first"));
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_failed_write_leaves_nothing_behind_and_names_a_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("dev.env");
+        // A folder in its place: all is written, and the renaming fails.
+        std::fs::create_dir(&file).unwrap();
+        let error = write(&file, &keys("s")).unwrap_err().to_string();
+        assert!(
+            error.contains("dev.env: ") && error.contains("--state-dir"),
+            "{error}"
+        );
+        assert!(!dir.path().join("dev.env.new").exists());
+        assert!(remedy(ErrorKind::StorageFull).contains("free space"));
     }
 
     #[test]

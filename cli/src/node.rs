@@ -1,5 +1,7 @@
 //! `longshore node`: hosts of the cluster.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
 use serde_json::json;
 
@@ -23,6 +25,9 @@ pub(crate) enum Node {
 pub(crate) struct Token {
     #[command(flatten)]
     which: Which,
+    /// The socket of longshore control, where it was told one [default: the instance's]
+    #[arg(long, value_name = "PATH")]
+    control_socket: Option<PathBuf>,
     /// The cluster that the host joins
     #[arg(long, default_value = "default", value_name = "NAME")]
     cluster: String,
@@ -44,7 +49,10 @@ impl Node {
 
 impl Token {
     fn run(self) -> Result<()> {
-        let socket = self.which.instance()?.control_socket();
+        let socket = match self.control_socket {
+            Some(socket) => socket,
+            None => self.which.instance()?.control_socket(),
+        };
         let wanted = json!({"cluster": self.cluster, "ttl_seconds": self.ttl});
         let answer = socket::block_on(socket::post(&socket, "/v1/tokens", &wanted))?;
         let token = answer["token"]

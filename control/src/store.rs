@@ -4,6 +4,7 @@
 //! Absent here: what the values mean. `crate::model` reads and writes typed records through this.
 
 mod redb;
+mod reopening;
 
 use tokio::sync::broadcast;
 
@@ -58,7 +59,7 @@ pub struct Change {
 #[derive(Debug, thiserror::Error)]
 #[error("{step} {subject}: {cause}")]
 pub struct StoreError {
-    /// `open`, `read`, `commit`.
+    /// `open`, `open again` (after an I/O error), `read`, `commit`.
     pub step: &'static str,
     /// File or key.
     pub subject: String,

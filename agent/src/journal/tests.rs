@@ -77,7 +77,14 @@ fn bad_rows_are_set_aside_and_the_good_ones_stay() {
         journal
             .commit(&batch_of(vec![record(1), newer, torn]))
             .unwrap();
-        let transaction = journal.database.begin_write().unwrap();
+        let transaction = journal
+            .database
+            .lock()
+            .unwrap()
+            .as_ref()
+            .unwrap()
+            .begin_write()
+            .unwrap();
         transaction
             .open_table(TASKS)
             .unwrap()
@@ -93,7 +100,14 @@ fn bad_rows_are_set_aside_and_the_good_ones_stay() {
     }
     let (journal, found) = Journal::open(&path).unwrap();
     assert!(found.set_aside.is_empty(), "they are set aside only once");
-    let transaction = journal.database.begin_read().unwrap();
+    let transaction = journal
+        .database
+        .lock()
+        .unwrap()
+        .as_ref()
+        .unwrap()
+        .begin_read()
+        .unwrap();
     let kept = transaction.open_table(QUARANTINE).unwrap();
     assert!(kept.get(sample::id(3).as_str()).unwrap().is_some());
 }

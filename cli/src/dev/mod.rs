@@ -66,7 +66,7 @@ impl Dev {
         config.policy = policy;
         shutdown::run(async move {
             let stopping = shutdown::on_signals()?;
-            let plane = control::open(&instance, &self.ports)?;
+            let plane = control::open(&instance, &self.ports, &instance.control_socket())?;
             let keys = instance.state_root().join("dev.env");
             control::write_keys(&keys, &plane, &self.ports)?;
             config.token = Some(join_token(&plane)?);

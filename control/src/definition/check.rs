@@ -5,6 +5,7 @@
 mod container;
 mod depends;
 mod ports;
+mod text;
 
 use std::collections::HashSet;
 

@@ -1,25 +1,34 @@
 //! The embedded store: one redb file, one process.
 //!
 //! Every commit is on disk before `transact` returns. Values lie beside the revision of their last
-//! write; the highest revision and the store's id lie in a table of their own.
+//! write; the highest revision and the store's id lie in a table of their own. After an I/O error, such as
+//! a full disk, the next call opens the file again ([`Reopening`]).
 //!
 //! Absent: sharing the file with a second process (refused by name), leases, compaction.
 
+use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use redb::backends::FileBackend;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
+};
 use tokio::sync::broadcast;
 
+use super::reopening::{Failed, Reopening};
 use super::{Change, Compare, Outcome, Store, StoreError, Versioned, Write};
 
 /// key -> (revision of its last write, value)
 const VALUES: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("values");
 /// `id` and, as decimal text, `revision`.
 const ABOUT: TableDefinition<'_, &str, &str> = TableDefinition::new("about");
+
+/// The step that may have been carried out although it failed.
+const COMMIT: &str = "commit";
 
 /// Changes a slow watcher may lag behind before it has to read everything again.
 const WATCH_DEPTH: usize = 4096;
@@ -28,8 +37,10 @@ const WATCH_DEPTH: usize = 4096;
 pub struct RedbStore {
     path: PathBuf,
     id: String,
-    database: Database,
+    file: Reopening,
     changes: broadcast::Sender<Change>,
+    /// Keys of commits that failed: their last step may have reached the disk all the same.
+    doubtful: Mutex<BTreeSet<String>>,
 }
 
 impl std::fmt::Debug for RedbStore {
@@ -49,6 +60,14 @@ impl RedbStore {
     /// `open`: the directory cannot be made or entered, another process holds the file, or it is no
     /// intact redb file.
     pub fn open(directory: &Path) -> Result<RedbStore, StoreError> {
+        RedbStore::open_with(directory, open_database)
+    }
+
+    /// `open` opens what is in the file; tests put a failing disk under it.
+    fn open_with(
+        directory: &Path,
+        open: impl Fn(File) -> Result<Database, DatabaseError> + Send + Sync + 'static,
+    ) -> Result<RedbStore, StoreError> {
         let path = directory.join("store.redb");
         let failed = |cause: String| StoreError {
             step: "open",
@@ -56,84 +75,126 @@ impl RedbStore {
             cause,
         };
         let file = private_file(directory, &path).map_err(|e| failed(e.to_string()))?;
-        let backend = FileBackend::new(file).map_err(|e| failed(opening(e)))?;
-        let database = Database::builder()
-            .set_check_integrity_on_open(true)
-            .create_with_backend(backend)
-            .map_err(|e| failed(opening(e)))?;
-        let id = identify(&database).map_err(|e| failed(e.to_string()))?;
-        let (changes, _) = broadcast::channel(WATCH_DEPTH);
+        let database = open(file).map_err(|e| failed(opening(e)))?;
+        let id = identify(&database).map_err(|e| failed(told(&e)))?;
+        let (again, same) = (path.clone(), id.clone());
+        let again = Box::new(move || {
+            let file = existing_file(&again).map_err(|e| e.to_string())?;
+            let database = open(file).map_err(opening)?;
+            need_id(&database, &same)?;
+            tracing::info!(store = %again.display(), "opened again after an I/O error");
+            Ok(database)
+        });
         Ok(RedbStore {
+            file: Reopening::new(database, again),
             path,
             id,
-            database,
-            changes,
+            changes: broadcast::channel(WATCH_DEPTH).0,
+            doubtful: Mutex::default(),
         })
     }
 
-    fn failed(&self, step: &'static str, cause: impl Into<redb::Error>) -> StoreError {
-        StoreError {
-            step,
-            subject: self.path.display().to_string(),
-            cause: cause.into().to_string(),
-        }
-    }
-
-    fn one(&self, key: &str) -> Result<Option<Versioned>, redb::Error> {
-        let table = self.database.begin_read()?.open_table(VALUES)?;
-        Ok(table.get(key)?.map(|entry| versioned(entry.value())))
-    }
-
-    fn some(
+    fn with<T>(
         &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<(String, Versioned)>, redb::Error> {
-        let table = self.database.begin_read()?.open_table(VALUES)?;
-        let first = after.filter(|key| *key > prefix).unwrap_or(prefix);
-        let mut found = Vec::new();
-        for entry in table.range(first..)? {
-            let (key, value) = entry?;
-            let key = key.value();
-            if !key.starts_with(prefix) || found.len() == limit {
-                break;
+        step: &'static str,
+        call: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        let done = self.file.with(call).map_err(|failed| {
+            let (step, cause) = match failed {
+                Failed::Opening(cause) => ("open again", cause),
+                Failed::Call(error) => (step, told(&error)),
+            };
+            StoreError {
+                step,
+                subject: self.path.display().to_string(),
+                cause,
             }
-            if after.is_none_or(|after| key > after) {
-                found.push((key.to_owned(), versioned(value.value())));
-            }
-        }
-        Ok(found)
+        })?;
+        self.settle_doubt();
+        Ok(done)
     }
 
-    fn commit(&self, compares: &[Compare], writes: &[Write]) -> Result<Outcome, redb::Error> {
-        let transaction = self.database.begin_write()?;
-        let revision;
-        {
-            let mut values = transaction.open_table(VALUES)?;
-            for compare in compares {
-                if !holds(&values, compare)? {
-                    // Dropping the transaction aborts it.
-                    return Ok(Outcome::Conflict);
-                }
+    /// Lets the watchers look at what a failed commit may have changed, now that the store answers again.
+    fn settle_doubt(&self) {
+        if self.doubtful().is_empty() {
+            return;
+        }
+        let newest = self.file.with(|database| {
+            let about = database.begin_read()?.open_table(ABOUT)?;
+            last_revision(&about)
+        });
+        let Ok(revision) = newest else {
+            return; // broken once more: at the next answer then
+        };
+        let keys = std::mem::take(&mut *self.doubtful());
+        for key in keys {
+            self.changes.send(Change { key, revision }).ok();
+        }
+    }
+
+    fn doubtful(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.doubtful.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn one(database: &Database, key: &str) -> Result<Option<Versioned>, redb::Error> {
+    let table = database.begin_read()?.open_table(VALUES)?;
+    Ok(table.get(key)?.map(|entry| versioned(entry.value())))
+}
+
+fn some(
+    database: &Database,
+    prefix: &str,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<(String, Versioned)>, redb::Error> {
+    let table = database.begin_read()?.open_table(VALUES)?;
+    let first = after.filter(|key| *key > prefix).unwrap_or(prefix);
+    let mut found = Vec::new();
+    for entry in table.range(first..)? {
+        let (key, value) = entry?;
+        let key = key.value();
+        if !key.starts_with(prefix) || found.len() == limit {
+            break;
+        }
+        if after.is_none_or(|after| key > after) {
+            found.push((key.to_owned(), versioned(value.value())));
+        }
+    }
+    Ok(found)
+}
+
+fn commit(
+    database: &Database,
+    compares: &[Compare],
+    writes: &[Write],
+) -> Result<Outcome, redb::Error> {
+    let transaction = database.begin_write()?;
+    let revision;
+    {
+        let mut values = transaction.open_table(VALUES)?;
+        for compare in compares {
+            if !holds(&values, compare)? {
+                // Dropping the transaction aborts it.
+                return Ok(Outcome::Conflict);
             }
-            let mut about = transaction.open_table(ABOUT)?;
-            revision = last_revision(&about)? + 1;
-            about.insert("revision", revision.to_string().as_str())?;
-            for write in writes {
-                match write {
-                    Write::Put(key, value) => {
-                        values.insert(key.as_str(), (revision, value.as_slice()))?;
-                    }
-                    Write::Delete(key) => {
-                        values.remove(key.as_str())?;
-                    }
+        }
+        let mut about = transaction.open_table(ABOUT)?;
+        revision = last_revision(&about)? + 1;
+        about.insert("revision", revision.to_string().as_str())?;
+        for write in writes {
+            match write {
+                Write::Put(key, value) => {
+                    values.insert(key.as_str(), (revision, value.as_slice()))?;
+                }
+                Write::Delete(key) => {
+                    values.remove(key.as_str())?;
                 }
             }
         }
-        transaction.commit()?;
-        Ok(Outcome::Committed(revision))
     }
+    transaction.commit()?;
+    Ok(Outcome::Committed(revision))
 }
 
 impl Store for RedbStore {
@@ -142,7 +203,7 @@ impl Store for RedbStore {
     }
 
     fn get(&self, key: &str) -> Result<Option<Versioned>, StoreError> {
-        self.one(key).map_err(|e| self.failed("read", e))
+        self.with("read", |database| one(database, key))
     }
 
     fn range(
@@ -151,24 +212,28 @@ impl Store for RedbStore {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<(String, Versioned)>, StoreError> {
-        self.some(prefix, after, limit)
-            .map_err(|e| self.failed("read", e))
+        self.with("read", |database| some(database, prefix, after, limit))
     }
 
     fn transact(&self, compares: &[Compare], writes: &[Write]) -> Result<Outcome, StoreError> {
-        let outcome = self
-            .commit(compares, writes)
-            .map_err(|e| self.failed("commit", e))?;
-        if let Outcome::Committed(revision) = outcome {
-            for write in writes {
+        let keys = || {
+            let key = |write: &Write| {
                 let (Write::Put(key, _) | Write::Delete(key)) = write;
+                key.clone()
+            };
+            writes.iter().map(key)
+        };
+        let outcome = self
+            .with(COMMIT, |database| commit(database, compares, writes))
+            .inspect_err(|error| {
+                if error.step == COMMIT {
+                    self.doubtful().extend(keys());
+                }
+            })?;
+        if let Outcome::Committed(revision) = outcome {
+            for key in keys() {
                 // An error only says that nobody watches.
-                self.changes
-                    .send(Change {
-                        key: key.clone(),
-                        revision,
-                    })
-                    .ok();
+                self.changes.send(Change { key, revision }).ok();
             }
         }
         Ok(outcome)
@@ -247,8 +312,49 @@ fn private_file(directory: &Path, path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// Never makes the file: a store that is gone must not come back empty.
+fn existing_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(path)
+}
+
+fn open_database(file: File) -> Result<Database, DatabaseError> {
+    Database::builder()
+        .set_check_integrity_on_open(true)
+        .create_with_backend(FileBackend::new(file)?)
+}
+
+/// Another store may lie there since: all that was read before would be of no account.
+fn need_id(database: &Database, id: &str) -> Result<(), String> {
+    let read = || -> Result<Option<String>, redb::Error> {
+        let about = database.begin_read()?.open_table(ABOUT)?;
+        Ok(about.get("id")?.map(|id| id.value().to_owned()))
+    };
+    match read() {
+        Ok(found) if found.as_deref() == Some(id) => Ok(()),
+        Ok(_) => Err("another store lies there now; restart the control plane to use it".into()),
+        Err(error) => Err(told(&error)),
+    }
+}
+
+const NO_SPACE: &str =
+    "free space on its file system; the next call opens the store again by itself";
+
+fn told(error: &redb::Error) -> String {
+    match error {
+        redb::Error::Io(cause) if cause.kind() == io::ErrorKind::StorageFull => {
+            format!("{cause}; {NO_SPACE}")
+        }
+        other => other.to_string(),
+    }
+}
+
 fn opening(error: DatabaseError) -> String {
     match error {
+        DatabaseError::Storage(StorageError::Io(cause))
+            if cause.kind() == io::ErrorKind::StorageFull =>
+        {
+            format!("{cause}; {NO_SPACE}")
+        }
         DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
             "another process has it open; stop the other control plane or choose another state directory"
                 .to_owned()
@@ -260,115 +366,7 @@ fn opening(error: DatabaseError) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
+mod tests;
 
-    fn put(key: &str, value: &str) -> Write {
-        Write::Put(key.into(), value.into())
-    }
-
-    fn fresh() -> (tempfile::TempDir, RedbStore) {
-        let directory = tempfile::tempdir().unwrap();
-        let store = RedbStore::open(&directory.path().join("control")).unwrap();
-        (directory, store)
-    }
-
-    fn keys(store: &RedbStore, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
-        let found = store.range(prefix, after, limit).unwrap();
-        found.into_iter().map(|(key, _)| key).collect()
-    }
-
-    #[test]
-    fn a_store_keeps_its_id_values_and_revisions_over_a_restart() {
-        let (directory, store) = fresh();
-        store.transact(&[], &[put("a", "1")]).unwrap();
-        let (id, a) = (store.id().to_owned(), store.get("a").unwrap());
-        drop(store);
-        let store = RedbStore::open(&directory.path().join("control")).unwrap();
-        assert_eq!(store.id(), id);
-        assert_eq!(store.get("a").unwrap(), a);
-        let Outcome::Committed(next) = store.transact(&[], &[put("b", "2")]).unwrap() else {
-            panic!("nothing to conflict with");
-        };
-        assert!(next > a.unwrap().revision);
-    }
-
-    #[test]
-    fn only_the_owner_may_read_it() {
-        let (directory, _store) = fresh();
-        let mode = |name: &str| {
-            let path = directory.path().join(name);
-            std::fs::metadata(path).unwrap().permissions().mode() & 0o777
-        };
-        assert_eq!(
-            (mode("control"), mode("control/store.redb")),
-            (0o700, 0o600)
-        );
-    }
-
-    #[test]
-    fn a_second_opener_is_refused_by_name() {
-        let (directory, _store) = fresh();
-        let error = RedbStore::open(&directory.path().join("control")).unwrap_err();
-        assert_eq!(error.step, "open");
-        assert!(error.cause.contains("another process has it open"));
-    }
-
-    #[test]
-    fn a_file_that_is_no_store_is_refused_with_a_remedy() {
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("store.redb"), [7; 9000]).unwrap();
-        let error = RedbStore::open(directory.path()).unwrap_err();
-        assert!(error.cause.contains("move it away"), "{error}");
-    }
-
-    #[test]
-    fn a_failed_comparison_writes_nothing() {
-        let (_directory, store) = fresh();
-        let absent = [Compare::Absent("a".into())];
-        let first = store.transact(&absent, &[put("a", "1")]).unwrap();
-        let Outcome::Committed(revision) = first else {
-            panic!("{first:?}")
-        };
-        let twice = store.transact(&absent, &[put("a", "2"), put("b", "2")]);
-        assert_eq!(twice.unwrap(), Outcome::Conflict);
-        assert_eq!(store.get("b").unwrap(), None);
-        let same = [Compare::Revision("a".into(), revision)];
-        let outcome = store.transact(&same, &[put("a", "3")]).unwrap();
-        assert!(matches!(outcome, Outcome::Committed(_)));
-        let stale = store.transact(&same, &[put("a", "4")]).unwrap();
-        assert_eq!(stale, Outcome::Conflict);
-        assert_eq!(store.get("a").unwrap().unwrap().value, b"3");
-    }
-
-    #[test]
-    fn a_range_is_ordered_bounded_and_keeps_to_its_prefix() {
-        let (_directory, store) = fresh();
-        let writes: Vec<Write> = ["t/b", "t/a", "t/c", "s/z", "u/a", "t"]
-            .iter()
-            .map(|key| put(key, "x"))
-            .collect();
-        store.transact(&[], &writes).unwrap();
-        assert_eq!(keys(&store, "t/", None, 10), ["t/a", "t/b", "t/c"]);
-        assert_eq!(keys(&store, "t/", None, 2), ["t/a", "t/b"]);
-        assert_eq!(keys(&store, "t/", Some("t/a"), 10), ["t/b", "t/c"]);
-        assert_eq!(keys(&store, "t/", Some("a"), 1), ["t/a"]);
-        assert!(keys(&store, "t/", Some("zz"), 10).is_empty());
-        assert!(keys(&store, "t/", None, 0).is_empty());
-    }
-
-    #[test]
-    fn watchers_hear_of_every_key_of_a_commit_and_of_nothing_else() {
-        let (_directory, store) = fresh();
-        let mut changes = store.watch();
-        store.transact(&[], &[put("a", "1")]).unwrap();
-        store
-            .transact(&[Compare::Absent("a".into())], &[put("b", "1")])
-            .unwrap();
-        store.transact(&[], &[Write::Delete("a".into())]).unwrap();
-        let heard: Vec<String> = std::iter::from_fn(|| changes.try_recv().ok())
-            .map(|change| change.key)
-            .collect();
-        assert_eq!(heard, ["a", "a"]);
-    }
-}
+#[cfg(test)]
+mod failing;

@@ -1,6 +1,6 @@
 //! The rules of one container.
 
-use super::LEAST_MEMORY;
+use super::{LEAST_MEMORY, text};
 use crate::definition::{
     ContainerDefinition, Document, HealthCheck, Invalid, LinuxParameters, LogConfiguration,
     NetworkMode, RestartPolicy, Ulimit,
@@ -35,11 +35,15 @@ const ULIMITS: [&str; 15] = [
     "stack",
 ];
 
+/// Seconds. ECS's least; its most is documented for Fargate alone (120), so a day here, as the agents take.
+const TIMEOUTS: std::ops::RangeInclusive<u32> = 2..=86_400;
+
 /// Longest an image reference may be.
 const LONGEST_IMAGE: usize = 255 + 256;
 
 pub(super) fn check(document: &Document, container: &ContainerDefinition) -> Result<(), Invalid> {
     check_image(container)?;
+    text::check(container)?;
     check_memory(document, container)?;
     check_timeouts(container)?;
     check_network(document, container)?;
@@ -126,10 +130,14 @@ fn check_timeouts(container: &ContainerDefinition) -> Result<(), Invalid> {
         ("startTimeout", container.start_timeout),
         ("stopTimeout", container.stop_timeout),
     ] {
-        if value.is_some_and(|seconds| seconds < 2) {
+        if value.is_some_and(|seconds| !TIMEOUTS.contains(&seconds)) {
             return Err(invalid(
                 container,
-                format!("'{member}' must be at least 2 seconds."),
+                format!(
+                    "'{member}' must be between {} and {} seconds.",
+                    TIMEOUTS.start(),
+                    TIMEOUTS.end()
+                ),
             ));
         }
     }
@@ -216,7 +224,7 @@ fn check_environment(container: &ContainerDefinition) -> Result<(), Invalid> {
             return Err(invalid(
                 container,
                 format!(
-                    "Environment variable '{name}' cannot be set: names are not empty and have no '=', neither part has a NUL."
+                    "'environment': variable '{name}' cannot be set: names are not empty and have no '=', neither part has a NUL."
                 ),
             ));
         }
@@ -292,22 +300,7 @@ fn check_linux(container: &ContainerDefinition, linux: &LinuxParameters) -> Resu
             "'swappiness' must be between 0 and 100.",
         ));
     }
-    let capabilities = linux.capabilities.iter();
-    for name in capabilities.flat_map(|c| c.add.iter().chain(&c.drop)) {
-        if !is_capability(name) {
-            return Err(invalid(
-                container,
-                format!("'{name}' is not a valid Linux capability."),
-            ));
-        }
-    }
     Ok(())
-}
-
-/// Form only: which capabilities there are is the kernel's to say, and the agent's to refuse.
-fn is_capability(name: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_alphabetic() || b == b'_';
-    (1..=64).contains(&name.len()) && name.bytes().all(allowed)
 }
 
 fn check_ulimit(ulimit: &Ulimit) -> Result<(), Invalid> {

@@ -293,7 +293,9 @@ fn dependencies_exist_and_form_no_circle() {
 fn smaller_rules() {
     refused_container(
         json!({"stopTimeout": 1}),
-        expect!["Invalid setting for container 'web'. 'stopTimeout' must be at least 2 seconds."],
+        expect![
+            "Invalid setting for container 'web'. 'stopTimeout' must be between 2 and 86400 seconds."
+        ],
     );
     refused_container(
         json!({"ulimits": [{"name": "files", "softLimit": 1, "hardLimit": 2}]}),
@@ -328,7 +330,7 @@ fn smaller_rules() {
     refused_container(
         json!({"environment": [{"name": "A=B", "value": "c"}]}),
         expect![
-            "Invalid setting for container 'web'. Environment variable 'A=B' cannot be set: names are not empty and have no '=', neither part has a NUL."
+            "Invalid setting for container 'web'. 'environment': variable 'A=B' cannot be set: names are not empty and have no '=', neither part has a NUL."
         ],
     );
     refused_container(
@@ -386,4 +388,78 @@ fn tags_are_few_unique_and_not_amazons() {
     assert!(check_tags(&[tag("")]).is_err());
     let many: Vec<Tag> = (0..51).map(|n| tag(&n.to_string())).collect();
     assert!(check_tags(&many).is_err());
+}
+
+#[test]
+fn what_no_container_can_be_given_is_refused_with_its_member() {
+    let long = "a".repeat(64);
+    let capability =
+        |list: &str, name: &str| json!({"linuxParameters": {"capabilities": {list: [name]}}});
+    for (more, member) in [
+        (
+            json!({"command": ["a\0b"]}),
+            "'command[]' has the character '\\0'",
+        ),
+        (json!({"entryPoint": ["\0"]}), "'entryPoint[]'"),
+        (
+            json!({"environment": [{"name": "A", "value": "\0"}]}),
+            "'environment[].value'",
+        ),
+        (
+            json!({"environment": [{"name": "A\n", "value": ""}]}),
+            "'environment[].name'",
+        ),
+        (
+            json!({"environment": [{"name": "A=B", "value": ""}]}),
+            "'environment': variable",
+        ),
+        (
+            json!({"environment": [{"value": "x"}]}),
+            "'environment': variable",
+        ),
+        (
+            json!({"workingDirectory": "/a\nb"}),
+            "'workingDirectory' has the character '\\n'",
+        ),
+        (json!({"user": "root\n"}), "'user'"),
+        (json!({"user": ""}), "'user' is empty"),
+        (json!({"dockerLabels": {"a\0": "b"}}), "'dockerLabels'"),
+        (json!({"hostname": ""}), "'hostname'"),
+        (json!({"hostname": "-a"}), "'hostname'"),
+        (json!({"hostname": "a..b"}), "'hostname'"),
+        (json!({"hostname": "a_b"}), "'hostname'"),
+        (json!({"hostname": long}), "'hostname'"),
+        (
+            json!({"hostname": "abcdefg.".repeat(8) + "a"}),
+            "'hostname'",
+        ),
+        (json!({"stopTimeout": 86_401}), "'stopTimeout'"),
+        (json!({"stopTimeout": u32::MAX}), "'stopTimeout'"),
+        (
+            capability("add", "SYS_EVERYTHING"),
+            "'linuxParameters.capabilities.add': 'SYS_EVERYTHING'",
+        ),
+        (
+            capability("drop", ""),
+            "'linuxParameters.capabilities.drop': ''",
+        ),
+    ] {
+        let error = verdict(task(json!([web(more.clone())]))).expect_err(&more.to_string());
+        assert!(error.0.contains("container 'web'"), "{more}: {error}");
+        assert!(error.0.contains(member), "{more}: {error}");
+        assert!(!error.0.contains(char::is_control), "{more}: {error:?}");
+    }
+}
+
+#[test]
+fn what_a_container_can_be_given_is_not_refused() {
+    accepted(task(json!([web(json!({
+        "command": ["sh", "-c", "a\n\tb\r\u{1b}"],
+        "environment": [{"name": "A.b-c d", "value": "x\ny"}],
+        "dockerLabels": {"text": "two\nlines"},
+        "hostname": "db-1.Example",
+        "user": "1000:1000",
+        "stopTimeout": 86_400,
+        "linuxParameters": {"capabilities": {"add": ["net_admin", "CAP_BPF"], "drop": ["ALL"]}},
+    }))])));
 }
