@@ -15,6 +15,8 @@ suite_unit() {
 # Tests of single crates that need root, among the kernel's own objects.
 suite_root() {
     ready_for_root
+    # The agent's tests run the real longshore-runtime.
+    "$root/scripts/build" dev
     cargo test --locked --workspace --exclude longshore-tests --no-run
     leaving_nothing in_private cargo test --locked --offline --workspace --exclude longshore-tests -- --ignored
 }
