@@ -437,6 +437,8 @@ fn an_agent_without_a_control_plane_answers_and_ends_when_told() {
             runtime_binary(),
         );
         config.cgroup_parent = Some(ground.cgroup.clone());
+        // Whole as a token is; without one a host that never joined has nothing to wait for.
+        config.token = Some(format!("lsj1.{}", "A".repeat(86)));
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let agent = tokio::spawn(crate::run(config.clone(), stopped.clone()));
         let socket = ground.instance().agent_socket();
