@@ -61,6 +61,10 @@ pub(crate) fn publish(
     };
     let bytes = serde_json::to_vec(&record).map_err(|e| layout.error("write", "layer.json", e))?;
     ingest.write(c"layer.json", &bytes)?;
+    let _turn = layout
+        .publishing
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     // One whose record was set aside stands in the way of its successor.
     if !is_whole(layout, path) {
         layout.discard(path)?;

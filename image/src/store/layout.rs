@@ -44,6 +44,9 @@ pub(crate) struct Layout {
     root: OwnedFd,
     path: PathBuf,
     _lock: OwnedFd,
+    /// Held from the look at what a name holds to the rename onto it: whoever finds a broken tree there may
+    /// remove it, and must not meet one that was published in between.
+    pub(super) publishing: std::sync::Mutex<()>,
 }
 
 /// A directory of our own below `ingest`; gone when dropped, unless it was published.
@@ -99,6 +102,7 @@ impl Layout {
             root,
             path: path.to_owned(),
             _lock: lock,
+            publishing: std::sync::Mutex::new(()),
         };
         layout.empty("ingest")?;
         Ok(layout)
