@@ -198,3 +198,40 @@ fn boot() -> String {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     id.trim().to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+    use std::sync::Barrier;
+
+    use super::*;
+
+    /// Two pulls of one image make the same seam at the same time: whoever comes second must leave alone what
+    /// the first has published, for a snapshot may stand on it already.
+    #[test]
+    fn of_many_that_publish_one_name_the_first_wins_and_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::open(dir.path()).unwrap();
+        let at_once = 8;
+        for round in 0..200 {
+            let name = format!("layers/chain/{round}");
+            let start = Barrier::new(at_once);
+            let publish = || {
+                let ingest = layout.ingest().unwrap();
+                ingest.mkdir(c"fs", Mode::RWXU).unwrap();
+                start.wait();
+                super::publish(&layout, ingest, &name, Outline::default()).unwrap();
+                std::fs::metadata(dir.path().join(&name).join("fs")).map(|m| m.ino())
+            };
+            let seen: Vec<u64> = std::thread::scope(|scope| {
+                let all: Vec<_> = (0..at_once).map(|_| scope.spawn(publish)).collect();
+                let seen = all.into_iter().map(|one| one.join().unwrap().unwrap());
+                seen.collect()
+            });
+            assert!(
+                seen.iter().all(|inode| *inode == seen[0]),
+                "round {round}: {seen:?}"
+            );
+        }
+    }
+}
