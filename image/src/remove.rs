@@ -1,8 +1,9 @@
-//! Removing a tree that hostile hands made: bounded in file descriptors and stack, whatever its depth.
+//! Removing a tree that hostile hands made: bounded in file descriptors, stack and memory, whatever its shape.
 //!
-//! A container can nest directories without end; a recursive removal would run out of one or the other. Here
-//! a directory that lies too deep is moved up beside the tree and removed as a tree of its own. Never follows
-//! a link, never leaves the file system below the given directory descriptor.
+//! A container can nest directories without end; a recursive removal would run out of descriptors or stack. Here
+//! a directory that lies too deep is moved up beside the tree and removed as a tree of its own. It can also fill
+//! one directory with millions of names, so a directory is emptied some names at a time. Never follows a link,
+//! never leaves the file system below the given directory descriptor.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,6 +12,8 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags};
 use rustix::io::{Errno, Result};
 
 const DEPTH_MAX: usize = 64;
+/// How many names of one directory are in memory at once.
+const NAMES_AT_ONCE: usize = 1024;
 
 /// Removes `name` below `parent`, whatever it is; fine if it is gone. `parent` must be ours alone: entries named
 /// `.deep-N` appear in it for a while.
@@ -21,16 +24,21 @@ pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &CStr) -> Result<()> {
         moved: Vec::new(),
     };
     deep.remove(parent, name, 0)?;
-    while let Some(moved) = deep.moved.pop() {
-        deep.remove(parent, &moved, 0)?;
+    while let Some(number) = deep.moved.pop() {
+        deep.remove(parent, &deep_name(number), 0)?;
     }
     Ok(())
+}
+
+fn deep_name(number: u64) -> CString {
+    CString::new(format!(".deep-{number}")).unwrap_or_default()
 }
 
 struct Deep<'a> {
     parent: BorrowedFd<'a>,
     next: u64,
-    moved: Vec<CString>,
+    /// Numbers of the names that were moved up: a container may have made very many.
+    moved: Vec<u64>,
 }
 
 impl Deep<'_> {
@@ -45,8 +53,14 @@ impl Deep<'_> {
             return self.move_up(dir, name);
         }
         let below = open_dir(dir, name)?;
-        for entry in names(below.as_fd())? {
-            self.remove(below.as_fd(), &entry, depth + 1)?;
+        loop {
+            let some = first_names(below.as_fd(), NAMES_AT_ONCE)?;
+            for entry in &some {
+                self.remove(below.as_fd(), entry, depth + 1)?;
+            }
+            if some.len() < NAMES_AT_ONCE {
+                break;
+            }
         }
         match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
             Err(Errno::NOENT) => Ok(()),
@@ -56,13 +70,14 @@ impl Deep<'_> {
 
     fn move_up(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
         loop {
-            let to = CString::new(format!(".deep-{}", self.next)).unwrap_or_default();
+            let number = self.next;
             self.next += 1;
+            let to = deep_name(number);
             match rustix::fs::renameat_with(dir, name, self.parent, &to, RenameFlags::NOREPLACE) {
                 // Somebody else's name, which is none of ours to remove.
                 Err(Errno::EXIST) => {}
                 Ok(()) => {
-                    self.moved.push(to);
+                    self.moved.push(number);
                     return Ok(());
                 }
                 Err(other) => return Err(other),
@@ -89,8 +104,15 @@ fn open_dir(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
 
 /// The names in a directory, without `.` and `..`.
 pub(crate) fn names(dir: BorrowedFd<'_>) -> Result<Vec<CString>> {
+    first_names(dir, usize::MAX)
+}
+
+fn first_names(dir: BorrowedFd<'_>, most: usize) -> Result<Vec<CString>> {
     let mut found = Vec::new();
     for entry in Dir::read_from(dir)? {
+        if found.len() == most {
+            break;
+        }
         let entry = entry?;
         if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
             found.push(entry.file_name().to_owned());
@@ -128,6 +150,21 @@ mod tests {
         assert_eq!(names(parent.as_fd()).unwrap(), [c"kept".to_owned()]);
         assert_eq!(std::fs::read(kept.join("file")).unwrap(), b"x");
         remove_tree(parent.as_fd(), c"tree").unwrap();
+    }
+
+    #[test]
+    fn a_directory_of_many_names_is_emptied_some_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("tree")).unwrap();
+        for number in 0..NAMES_AT_ONCE * 2 + 1 {
+            std::fs::write(dir.path().join(format!("tree/{number}")), "").unwrap();
+        }
+        let parent = rustix::fs::open(dir.path(), OFlags::RDONLY, Mode::empty()).unwrap();
+        let tree =
+            rustix::fs::open(dir.path().join("tree"), OFlags::RDONLY, Mode::empty()).unwrap();
+        assert_eq!(first_names(tree.as_fd(), 10).unwrap().len(), 10);
+        remove_tree(parent.as_fd(), c"tree").unwrap();
+        assert!(!dir.path().join("tree").exists());
     }
 
     #[test]
