@@ -1,10 +1,11 @@
 //! Init: the child of clone3 that walks a plan's steps and becomes the container's program.
 //!
-//! It decides nothing: the planner did. It is single-threaded, has its own copy of the monitor's memory, and
-//! never returns. An error crosses to the monitor as a `StepError`, then init ends; the kernel undoes its mounts
+//! It decides nothing: the planner did. It is single-threaded, has its own copy of its parent's memory, and
+//! never returns. An error crosses to the parent as a `StepError`, then init ends; the kernel undoes its mounts
 //! and namespaces with it. Deliberately absent: any retry, any fallback, any reading of the image before
 //! the host's tree is gone.
 
+mod descriptors;
 mod device;
 mod filesystem;
 mod identity;
@@ -21,46 +22,44 @@ use longshore_sys as sys;
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::net::SocketFlags;
 
 use crate::StepError;
 use crate::error::Context;
+use crate::launch::{Door, Root};
 use crate::plan::{Environment, Namespace, Plan, Step};
 
+pub(crate) use descriptors::{Descriptors, Shape};
 pub(crate) use filesystem::null_mount;
 pub(crate) use program::explain;
 pub(crate) use talk::{FromInit, Talk, ToInit};
 
-/// What init gets from the monitor.
-#[derive(Debug)]
-pub(crate) struct Inheritance {
-    /// Becomes standard input, output and error.
-    pub(crate) stdio: [OwnedFd; 3],
-    /// The detached root mount.
-    pub(crate) root: OwnedFd,
-    /// Init's end of the talk.
-    pub(crate) talk: Talk,
-}
-
 /// Walks the plan. Only ever called in the child of clone3.
-pub(crate) fn run(plan: &Plan, inheritance: Inheritance) -> ! {
+pub(crate) fn run(plan: &Plan, descriptors: Option<Descriptors>) -> ! {
     let walk = AssertUnwindSafe(|| {
-        let mut walk = Walk::new(inheritance);
+        let Some(descriptors) = descriptors else {
+            return;
+        };
+        let mut walk = Walk::new(descriptors);
         let failed = walk.run(plan);
-        // The monitor may be gone; then nobody is left to tell.
+        // The parent may be gone; then nobody is left to tell.
         walk.talk
             .map(|talk| talk.send(&FromInit::Failed(failed)).ok());
     });
-    // Unwinding must not reach the monitor's frames, of which this process has a copy.
+    // Unwinding must not reach the parent's frames, of which this process has a copy.
     drop(catch_unwind(walk));
     sys::exit_now(127)
 }
 
 /// What steps hand to later steps.
 struct Walk {
-    /// None once given to execve.
+    /// With the parent, later with whoever says `start`. None once given to execve.
     talk: Option<Talk>,
+    /// None once somebody came through it.
+    door: Option<Door>,
     stdio: [OwnedFd; 3],
-    host_root: OwnedFd,
+    /// None once it is the container's root.
+    host_root: Option<Root>,
     /// The container's root, once pivoted.
     root: Option<OwnedFd>,
     null: Option<filesystem::Stamp>,
@@ -72,12 +71,18 @@ struct Walk {
 }
 
 impl Walk {
-    fn new(inheritance: Inheritance) -> Walk {
-        let Inheritance { stdio, root, talk } = inheritance;
+    fn new(descriptors: Descriptors) -> Walk {
+        let Descriptors {
+            stdio,
+            talk,
+            root,
+            door,
+        } = descriptors;
         Walk {
             talk: Some(talk),
+            door: Some(door),
             stdio,
-            host_root: root,
+            host_root: Some(root),
             root: None,
             null: None,
             empty: None,
@@ -113,6 +118,12 @@ impl Walk {
             )
             .context("set", "undumpable"),
             Step::AwaitCgroup => self.expect(&ToInit::Proceed),
+            Step::AwaitEnvironment => {
+                self.talk()?
+                    .send(&FromInit::Environment)
+                    .context("report", "environment")?;
+                self.expect(&ToInit::Proceed)
+            }
             Step::OomScoreAdj(value) => {
                 std::fs::write("/proc/self/oom_score_adj", value.to_string())
                     .context("set OOM score adjustment", value)
@@ -147,7 +158,9 @@ impl Walk {
             }
             Step::IsolateMounts => filesystem::isolate(),
             Step::PivotRoot { propagation } => {
-                self.root = Some(filesystem::pivot(&self.host_root, *propagation)?);
+                let root = self.host_root.take();
+                let root = root.ok_or_else(|| out_of_order("pivot root", Path::new("/")))?;
+                self.root = Some(filesystem::pivot(&root.into_mount()?, *propagation)?);
                 Ok(())
             }
             Step::ClearUmask => {
@@ -199,12 +212,7 @@ impl Walk {
             }
             Step::Capabilities(sets) => identity::set_capabilities(sets),
             Step::Seccomp(filter) => self.load_filter(filter),
-            Step::AwaitStart => {
-                self.talk()?
-                    .send(&FromInit::Ready)
-                    .context("report", "ready")?;
-                self.expect(&ToInit::Start)
-            }
+            Step::AwaitStart => self.await_start(),
             Step::Execute { args, environment } => self.execute(args, environment),
             other => Err(StepError::refused("walk", other, "no such step")),
         }
@@ -220,22 +228,40 @@ impl Walk {
     fn talk(&self) -> Result<&Talk, StepError> {
         self.talk
             .as_ref()
-            .ok_or_else(|| out_of_order("talk", Path::new("monitor")))
+            .ok_or_else(|| out_of_order("talk", Path::new("parent")))
+    }
+
+    /// Ready; then `start` comes from the parent, or from somebody at the door once the parent is gone.
+    fn await_start(&mut self) -> Result<(), StepError> {
+        self.talk()?
+            .send(&FromInit::Ready)
+            .context("report", "ready")?;
+        match self.door.take() {
+            Some(Door::Listener(listener)) => {
+                self.expect(&ToInit::Stay)?;
+                // Before anybody comes: the parent may wait for this end of file.
+                self.talk = None;
+                self.talk = Some(await_visitor(&listener)?);
+                Ok(())
+            }
+            Some(Door::Parent) => self.expect(&ToInit::Start),
+            None => Err(out_of_order("await start", Path::new("door"))),
+        }
     }
 
     fn expect(&self, message: &ToInit) -> Result<(), StepError> {
         match self
             .talk()?
             .receive::<ToInit>()
-            .context("hear from", "monitor")?
+            .context("hear from", "its parent")?
         {
             Some(heard) if heard == *message => Ok(()),
             Some(_) => Err(StepError::refused(
                 "hear from",
-                "monitor",
+                "its parent",
                 "an unexpected message",
             )),
-            None => Err(StepError::refused("hear from", "monitor", "it is gone")),
+            None => Err(StepError::refused("hear from", "its parent", "it is gone")),
         }
     }
 
@@ -283,12 +309,28 @@ impl Walk {
             .take()
             .ok_or_else(|| out_of_order("execute", Path::new("program")))?;
         let report = |talk: OwnedFd, errno: Errno| {
-            // The monitor may be gone; then nobody is left to tell.
+            // Its parent may be gone; then nobody is left to tell.
             Talk::from_fd(talk)
                 .send(&FromInit::NotExecuted(errno.raw_os_error()))
                 .ok();
         };
         sys::exec_keeping(talk.into_fd(), &program, &args, &environment, report)
+    }
+}
+
+/// Whoever says Start. One who leaves without it has changed nothing: the next one is awaited.
+pub(crate) fn await_visitor(listener: &OwnedFd) -> Result<Talk, StepError> {
+    loop {
+        match rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
+            Ok(visitor) => {
+                let talk = Talk::from_fd(visitor);
+                if let Ok(Some(ToInit::Start)) = talk.receive() {
+                    return Ok(talk);
+                }
+            }
+            Err(Errno::INTR | Errno::CONNABORTED) => {}
+            Err(errno) => return Err(StepError::io("await", "start", errno)),
+        }
     }
 }
 

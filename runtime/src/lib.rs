@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod container;
 mod error;
 mod init;
+mod launch;
 pub mod monitor;
 pub mod plan;
 mod record;

@@ -54,22 +54,19 @@ fn monitor() -> Result<(), StepError> {
     let mut requester = settle_in()?;
     let (request, descriptors) = wire::receive_request(&mut requester)?;
     let run = RunDirectory::from_fd(descriptors.run_dir, &request.id);
-    let mut requester = Some(requester);
     let born = enter_cgroup(&request.monitor_cgroup)
         .and_then(|()| run.lock_as_monitor())
         .and_then(|lock| {
             let making = Making {
                 request: &request,
                 run: &run,
-                requester: &mut requester,
             };
             making.create(descriptors.root, lock)
         });
     let outcome = born.as_ref().map(|_| ()).map_err(StepError::clone);
-    if let Some(mut requester) = requester {
-        // It may be gone. Its successor finds this container by its run directory.
-        wire::send_outcome(&mut requester, &outcome).ok();
-    }
+    // It may be gone. Its successor finds this container by its run directory.
+    wire::send_outcome(&mut requester, &outcome).ok();
+    drop(requester);
     // The plan may hold secrets, and this process lives as long as the container.
     drop(request);
     serve::serve(born?, run, descriptors.log_dir)

@@ -1,4 +1,5 @@
-//! close_range(2) and execve(2) as one step, so that nothing of ours is open in the new program.
+//! close_range(2), as the beginning of a forked child's life and as one step with execve(2), so that nothing
+//! of the parent's is open in the child and nothing of ours in the new program.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -6,6 +7,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use crate::{Errno, checked, exit_now};
 
 const KEPT: libc::c_int = 3;
+/// The first that is not standard input, output or error.
+const FIRST: libc::c_uint = 3;
 
 /// Closes every descriptor above 2 except `keep`, which becomes 3 and close-on-exec, and executes `path`.
 ///
@@ -29,6 +32,39 @@ pub fn exec_keeping(
     };
     report(kept, errno);
     exit_now(127)
+}
+
+/// Closes every descriptor above 2 except `kept`, then goes on with `life`, which never returns.
+///
+/// For a child of [`clone3`](crate::clone3), which has copies of all that its parent holds: locks, log files,
+/// connections whose end of file somebody waits for. `life` is a plain function, and no owner of a descriptor
+/// is comparable, so `data` cannot hold one that is closed here.
+pub fn live_with<D: PartialEq + ?Sized>(
+    kept: Vec<OwnedFd>,
+    data: &D,
+    life: fn(Vec<OwnedFd>, &D) -> !,
+) -> ! {
+    let mut numbers: Vec<libc::c_uint> = kept
+        .iter()
+        .filter_map(|fd| libc::c_uint::try_from(fd.as_raw_fd()).ok())
+        .filter(|number| *number >= FIRST)
+        .collect();
+    numbers.sort_unstable();
+    let mut from = FIRST;
+    for number in numbers {
+        if from < number {
+            close_all(from, number - 1);
+        }
+        from = number + 1;
+    }
+    close_all(from, libc::c_uint::MAX);
+    life(kept, data)
+}
+
+/// Its error would be EINVAL for an empty range, which no caller asks for, or ENOSYS before Linux 5.9.
+fn close_all(first: libc::c_uint, last: libc::c_uint) {
+    // SAFETY: the caller never returns to whoever owns a descriptor of this range, so no owner runs again.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
 }
 
 fn isolate(keep: OwnedFd) -> (OwnedFd, Result<(), Errno>) {

@@ -1,16 +1,26 @@
-//! What init and the monitor tell each other, over one SOCK_SEQPACKET pair.
+//! What init and its parent tell each other, over one SOCK_SEQPACKET pair; at a door, what `start` says.
 //!
 //! ```text
-//!   monitor                                init
+//!   parent                                 init
 //!      │  clone3                             │
 //!      │ ── Proceed (in its cgroup) ───────▶ │  walks the steps
+//!      │ ◀──────────── Environment, if asked │  namespaces are there, the root is not
+//!      │ ── Proceed (hooks have run) ──────▶ │  walks on
 //!      │ ◀────────────────── Failed(error) ─ │  ... and ends; or
 //!      │ ◀────────────────────────── Ready ─ │  waits
-//!      │ ── Start ─────────────────────────▶ │  execve
+//!      │  records init                       │
+//!      │                                     │
+//!      │ ── Start ─────────────────────────▶ │  execve                                Door::Parent
 //!      │ ◀────────────────── Failed(error) ─ │  ... and ends; or
 //!      │ ◀──────────── end of file ───────── │  the socket is close-on-exec: the program runs
+//!      │                                     │
+//!      │ ── Stay ──────────────────────────▶ │  closes the talk, accepts at the door  Door::Listener
+//!      ·                                     │
+//!   `start`  ── connect, Start ────────────▶ │  execve
+//!      │ ◀─ Failed(error) or end of file ─── │  as above
 //! ```
-//! If the monitor dies, init reads end of file where it waits, and ends.
+//! If the parent dies before Stay, init reads end of file where it waits, and ends: what is not recorded does not
+//! live. After Stay it waits for ever; a visitor who leaves without Start changes nothing.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -25,13 +35,21 @@ const PACKET_MAX: usize = 64 * 1024;
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ToInit {
+    /// The awaited thing was done.
     Proceed,
+    /// Go on to execve.
     Start,
+    /// You are recorded: wait at the door, your parent leaves.
+    Stay,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum FromInit {
+    /// The namespaces are there; the parent may act on them.
+    Environment,
+    /// Only `start` is awaited.
     Ready,
+    /// And init ends.
     Failed(StepError),
     /// execve refused with this errno: whoever reads it knows the program's name.
     NotExecuted(i32),

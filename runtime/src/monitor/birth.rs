@@ -1,21 +1,17 @@
 //! From the request to an init that waits before execve, or back to nothing.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
-use longshore_sys::{CloneNamespace, Forked, clone3};
-use nix::sched::CloneFlags;
 use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::StepError;
 use crate::cgroup::{Group, Hierarchy};
 use crate::error::Context;
-use crate::init::{self, FromInit, Inheritance, Talk, ToInit};
-use crate::plan::Namespace;
+use crate::init;
+use crate::launch::{Door, Init, NewInit, Root};
 use crate::record::{Phase, Process, RunDirectory, StateRecord, VERSION};
 use crate::wire::Request;
 
@@ -27,18 +23,16 @@ pub(super) struct Born {
     pub(super) state: StateRecord,
     pub(super) entrypoint: String,
     pub(super) group: Group,
-    pub(super) init: Child,
+    pub(super) child: Child,
     pub(super) listener: UnixListener,
     /// Held for the monitor's life.
     pub(super) _lock: OwnedFd,
 }
 
-/// Init from its parent's side.
+/// Init and the other ends of its output.
 #[derive(Debug)]
 pub(super) struct Child {
-    pub(super) pid: u32,
-    pub(super) pidfd: OwnedFd,
-    pub(super) talk: Talk,
+    pub(super) init: Init,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
 }
@@ -48,8 +42,6 @@ pub(super) struct Child {
 pub(super) struct Making<'a> {
     pub(super) request: &'a Request,
     pub(super) run: &'a RunDirectory,
-    /// Init closes its copy, so that the requester sees the end of file of a monitor that died.
-    pub(super) requester: &'a mut Option<UnixStream>,
 }
 
 impl Making<'_> {
@@ -68,13 +60,13 @@ impl Making<'_> {
         };
         self.run.write_state(&state)?;
         let made = self.make(&group, root, &mut state);
-        let (init, listener) = made.inspect_err(|_| undo(&group))?;
+        let (child, listener) = made.inspect_err(|_| undo(&group))?;
         let entrypoint = self.request.plan.entrypoint().to_owned();
         Ok(Born {
             state,
             entrypoint,
             group,
-            init,
+            child,
             listener,
             _lock: lock,
         })
@@ -90,43 +82,29 @@ impl Making<'_> {
         if let Some(resources) = &self.request.plan.resources {
             group.apply(resources)?;
         }
-        let init = self.clone_init(group, root)?;
-        let announced = admit(group, &init).and_then(|()| announce(state, &init, self.run));
-        let listener = announced.inspect_err(|_| reap(&init))?;
-        Ok((init, listener))
+        let child = self.launch(group, root)?;
+        let announced = announce(state, &child.init, self.run);
+        let listener = announced.inspect_err(|_| child.init.end())?;
+        Ok((child, listener))
     }
 
-    fn clone_init(&mut self, group: &Group, root: OwnedFd) -> Result<Child, StepError> {
-        let plan = &self.request.plan;
-        let (ours, talk) = Talk::pair().context("make", "socket pair")?;
+    fn launch(&self, group: &Group, root: OwnedFd) -> Result<Child, StepError> {
         let (stdout, stdout_end) = pipe_with(PipeFlags::CLOEXEC).context("make", "pipe")?;
         let (stderr, stderr_end) = pipe_with(PipeFlags::CLOEXEC).context("make", "pipe")?;
-        let stdin = null()?;
-        if let Some(path) = &plan.join_pid {
-            init::enter(path.as_ref(), CloneFlags::CLONE_NEWPID)?;
-        }
-        let namespaces: Vec<CloneNamespace> = plan
-            .clone
-            .iter()
-            .filter_map(|namespace| cloned(*namespace))
-            .collect();
-        let directory = group.cgroup_fd()?;
-        match clone3(&namespaces, directory.as_ref().map(AsFd::as_fd)).context("clone", "init")? {
-            Forked::Parent { pid, pidfd } => Ok(Child {
-                pid,
-                pidfd,
-                talk: ours,
-                stdout,
-                stderr,
-            }),
-            Forked::Child => {
-                // Init must not hold its parent's ends: end of file is how each side learns that the
-                // monitor died.
-                drop((ours, self.requester.take()));
-                let stdio = [stdin, stdout_end, stderr_end];
-                init::run(plan, Inheritance { stdio, root, talk })
-            }
-        }
+        let new = NewInit {
+            plan: &self.request.plan,
+            group: Some(group),
+            root: Root::Mount(root),
+            stdio: [null()?, stdout_end, stderr_end],
+            door: Door::Parent,
+            environment: &mut |_| Ok(()),
+        };
+        let init = new.launch()?;
+        Ok(Child {
+            init,
+            stdout,
+            stderr,
+        })
     }
 }
 
@@ -147,45 +125,10 @@ fn refuse_occupied(group: &Group) -> Result<(), StepError> {
     Err(StepError::refused("make cgroup", group.path(), cause))
 }
 
-/// The cgroup namespace is absent: init unshares it once it is in its group.
-fn cloned(namespace: Namespace) -> Option<CloneNamespace> {
-    match namespace {
-        Namespace::Mount => Some(CloneNamespace::Mount),
-        Namespace::Pid => Some(CloneNamespace::Pid),
-        Namespace::Uts => Some(CloneNamespace::Uts),
-        Namespace::Ipc => Some(CloneNamespace::Ipc),
-        Namespace::Network => Some(CloneNamespace::Network),
-        Namespace::Cgroup => None,
-    }
-}
-
-/// v2: init was born in its group. v1: it waits until its pid is written into each hierarchy.
-fn admit(group: &Group, init: &Child) -> Result<(), StepError> {
-    if group.cgroup_fd()?.is_none() {
-        group.add(init.pid)?;
-    }
-    // If init has ended already, what it said is what matters.
-    init.talk.send(&ToInit::Proceed).ok();
-    match init.talk.receive().context("hear from", "init")? {
-        Some(FromInit::Ready) => Ok(()),
-        Some(FromInit::Failed(error)) => Err(error),
-        Some(FromInit::NotExecuted(code)) => Err(StepError::io(
-            "execute",
-            "init",
-            Errno::from_raw_os_error(code),
-        )),
-        None => Err(StepError::refused(
-            "hear from",
-            "init",
-            "it ended without a word; the memory limit may be too small",
-        )),
-    }
-}
-
 /// Opens the door, then says that the container is there.
 fn announce(
     state: &mut StateRecord,
-    init: &Child,
+    init: &Init,
     run: &RunDirectory,
 ) -> Result<UnixListener, StepError> {
     let listener = UnixListener::bind(run.socket_path()).context("listen on", "monitor.sock")?;
@@ -196,12 +139,6 @@ fn announce(
     state.init = Some(Process::of_pid(init.pid)?);
     run.write_state(state)?;
     Ok(listener)
-}
-
-fn reap(init: &Child) {
-    // It may have ended already; then only the wait is left.
-    pidfd_send_signal(&init.pidfd, Signal::KILL).ok();
-    waitid(WaitId::PidFd(init.pidfd.as_fd()), WaitIdOptions::EXITED).ok();
 }
 
 /// What cannot be undone here is left to `delete`, which finds the group in `state.json` and says why.

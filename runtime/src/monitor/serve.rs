@@ -34,7 +34,7 @@ pub(super) fn serve(born: Born, run: RunDirectory, log_dir: OwnedFd) -> Result<(
         state,
         entrypoint,
         group,
-        init,
+        child,
         listener,
         _lock,
     } = born;
@@ -43,11 +43,11 @@ pub(super) fn serve(born: Born, run: RunDirectory, log_dir: OwnedFd) -> Result<(
         entrypoint,
         run,
         group,
-        pidfd: init.pidfd,
-        talk: Some(init.talk),
+        pidfd: child.init.pidfd,
+        talk: Some(child.init.talk),
         output: [
-            Output::new(init.stdout, "stdout")?,
-            Output::new(init.stderr, "stderr")?,
+            Output::new(child.stdout, "stdout")?,
+            Output::new(child.stderr, "stderr")?,
         ],
         log: LogFiles::new(log_dir),
         listener,
@@ -167,7 +167,7 @@ impl Service {
                 Start::Failed(self.gone("it ended before it was started; delete it"))
             }
             (Ok(None), other) => other.clone(),
-            (Ok(Some(FromInit::Ready)), other) => other.clone(),
+            (Ok(Some(FromInit::Ready | FromInit::Environment)), other) => other.clone(),
             (Err(errno), _) => Start::Failed(StepError::io("hear from", "init", errno)),
         };
         self.talk = None;

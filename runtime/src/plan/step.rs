@@ -34,6 +34,9 @@ pub enum Step {
     Undumpable,
     /// Wait until the monitor has put init into its cgroup.
     AwaitCgroup,
+    /// Tell the parent that the namespaces are there and wait until it has run what belongs there: hooks of the
+    /// runtime's namespace, network devices.
+    AwaitEnvironment,
     /// Write /proc/self/oom_score_adj, the host's proc.
     OomScoreAdj(i32),
     /// setns(2) to a namespace by its path on the host.

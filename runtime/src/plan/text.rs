@@ -42,6 +42,7 @@ impl fmt::Display for Step {
         match self {
             Step::Undumpable => write!(f, "undumpable"),
             Step::AwaitCgroup => write!(f, "await cgroup"),
+            Step::AwaitEnvironment => write!(f, "await environment"),
             Step::OomScoreAdj(value) => write!(f, "oom score adjustment {value}"),
             Step::Join { namespace, path } => write!(f, "join {namespace} {}", path.display()),
             Step::NewCgroupNamespace => write!(f, "new cgroup namespace"),

@@ -1,0 +1,47 @@
+//! The container's root, as its parent hands it over.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
+
+use crate::StepError;
+use crate::error::Context;
+
+/// Where the container's root comes from.
+#[derive(Debug)]
+pub(crate) enum Root {
+    /// A detached mount.
+    Mount(OwnedFd),
+    /// A path that init clones: the parent may not (it has no CAP_SYS_ADMIN), init may, in its user namespace.
+    Path(PathBuf),
+}
+
+#[allow(dead_code)] // Until the commands are there.
+impl Root {
+    /// The directory at `path` with the mounts below it, cloned as a detached mount where this process may.
+    pub(crate) fn at(path: &Path) -> Result<Root, StepError> {
+        match clone(path) {
+            Ok(mount) => Ok(Root::Mount(mount)),
+            Err(Errno::PERM) => Ok(Root::Path(path.to_owned())),
+            Err(errno) => Err(errno).context("open root", path.display()),
+        }
+    }
+
+    /// The detached mount, in init.
+    pub(crate) fn into_mount(self) -> Result<OwnedFd, StepError> {
+        match self {
+            Root::Mount(mount) => Ok(mount),
+            Root::Path(path) => clone(&path).context("open root", path.display()),
+        }
+    }
+}
+
+fn clone(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    open_tree(CWD, path, flags)
+}
