@@ -4,6 +4,7 @@
 //! module `init` is what the container's first process does before it becomes the user's program.
 
 pub mod cgroup;
+mod clock;
 pub mod container;
 mod error;
 mod init;
@@ -12,6 +13,10 @@ pub mod monitor;
 pub mod plan;
 mod record;
 pub mod seccomp;
+#[allow(dead_code)] // The commands use all of it; goes with their first.
+mod spec;
+#[allow(dead_code, unused_imports)] // As above.
+mod state;
 mod wire;
 
 pub use error::StepError;

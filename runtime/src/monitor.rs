@@ -13,7 +13,6 @@
 
 mod birth;
 mod clients;
-mod clock;
 mod log;
 mod serve;
 

@@ -12,7 +12,7 @@
 //! closing a descriptor elsewhere in their process does not drop their lock.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, fcntl};
@@ -193,42 +193,63 @@ impl RunDirectory {
     }
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StepError> {
-        let subject = || format!("{}/{name}", self.path.display());
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
-            Err(Errno::NOENT) => return Ok(None),
-            other => other.context("open", subject())?,
-        };
-        let mut text = Vec::new();
-        std::fs::File::from(file)
-            .take(RECORD_MAX)
-            .read_to_end(&mut text)
-            .context("read", subject())?;
-        let parsed = serde_json::from_slice(&text);
-        parsed.map(Some).map_err(|error| {
-            StepError::refused("read", subject(), format!("damaged record: {error}"))
-        })
+        read_record(self.fd.as_fd(), &self.path, name, RECORD_MAX)
     }
 
     fn write(&self, name: &str, record: &impl Serialize, durable: bool) -> Result<(), StepError> {
-        let subject = || format!("{}/{name}", self.path.display());
-        let fresh = format!("{name}.new");
-        let text = serde_json::to_vec(record).context("write", subject())?;
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.fd, &fresh, flags, Mode::from_raw_mode(0o600))
-            .context("write", subject())?;
-        let mut file = std::fs::File::from(file);
-        file.write_all(&text).context("write", subject())?;
-        if durable {
-            file.sync_all().context("sync", subject())?;
-        }
-        rustix::fs::renameat(&self.fd, &fresh, &self.fd, name).context("rename", subject())?;
-        if durable {
-            rustix::fs::fsync(&self.fd).context("sync", self.path.display())?;
-        }
-        Ok(())
+        write_record(self.fd.as_fd(), &self.path, name, record, durable)
     }
+}
+
+/// Reads a file of JSON in an open directory; None if it is not there. `path` is for messages.
+pub(crate) fn read_record<T: DeserializeOwned>(
+    directory: BorrowedFd<'_>,
+    path: &Path,
+    name: &str,
+    max: u64,
+) -> Result<Option<T>, StepError> {
+    let subject = || format!("{}/{name}", path.display());
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = match rustix::fs::openat(directory, name, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(None),
+        other => other.context("open", subject())?,
+    };
+    let mut text = Vec::new();
+    std::fs::File::from(file)
+        .take(max)
+        .read_to_end(&mut text)
+        .context("read", subject())?;
+    let parsed = serde_json::from_slice(&text);
+    parsed
+        .map(Some)
+        .map_err(|error| StepError::refused("read", subject(), format!("damaged record: {error}")))
+}
+
+/// Writes a file of JSON in an open directory: it appears by rename, whole or not at all.
+pub(crate) fn write_record(
+    directory: BorrowedFd<'_>,
+    path: &Path,
+    name: &str,
+    record: &impl Serialize,
+    durable: bool,
+) -> Result<(), StepError> {
+    let subject = || format!("{}/{name}", path.display());
+    let fresh = format!("{name}.new");
+    let text = serde_json::to_vec(record).context("write", subject())?;
+    let flags =
+        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(directory, &fresh, flags, Mode::from_raw_mode(0o600))
+        .context("write", subject())?;
+    let mut file = std::fs::File::from(file);
+    file.write_all(&text).context("write", subject())?;
+    if durable {
+        file.sync_all().context("sync", subject())?;
+    }
+    rustix::fs::renameat(directory, &fresh, directory, name).context("rename", subject())?;
+    if durable {
+        rustix::fs::fsync(directory).context("sync", path.display())?;
+    }
+    Ok(())
 }
 
 fn forgive_missing(result: Result<(), Errno>) -> Result<(), Errno> {
@@ -252,10 +273,26 @@ impl Process {
     /// The process that has this pid now.
     pub(crate) fn of_pid(pid: u32) -> Result<Process, StepError> {
         let path = format!("/proc/{pid}/stat");
-        let stat = std::fs::read_to_string(&path).context("read", &path)?;
-        let started = started(&stat)
+        let stat = std::fs::read(&path).context("read", &path)?;
+        let started = started(&String::from_utf8_lossy(&stat))
             .ok_or_else(|| StepError::refused("read", &path, "no start time in it"))?;
         Ok(Process { pid, started })
+    }
+
+    /// Whether it has not ended. A zombie has: it waits for its parent only.
+    pub(crate) fn is_alive(&self) -> Result<bool, StepError> {
+        let path = format!("/proc/{}/stat", self.pid);
+        match std::fs::read(&path) {
+            Ok(stat) => {
+                let stat = String::from_utf8_lossy(&stat);
+                Ok(started(&stat) == Some(self.started) && !matches!(letter(&stat), 'Z' | 'X'))
+            }
+            // ESRCH: it ended between open and read.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
+                Ok(false)
+            }
+            Err(error) => Err(StepError::io("read", path, error)),
+        }
     }
 
     /// A pidfd of it; None if it has ended, whoever has its pid now.
@@ -281,6 +318,14 @@ fn started(stat: &str) -> Option<u64> {
     after_name.split_whitespace().nth(19)?.parse().ok()
 }
 
+/// Field 3, the state; `X` if there is none.
+fn letter(stat: &str) -> char {
+    let after_name = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
+    after_name
+        .and_then(|rest| rest.chars().next())
+        .unwrap_or('X')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -300,18 +345,31 @@ mod tests {
             started(&format!("7 (a) b) 1) {}", fields.join(" "))),
             Some(22)
         );
+        assert_eq!(letter("7 (a) Z) R 1"), 'R');
         assert_eq!(started("7 (a"), None);
     }
 
     #[test]
     fn a_process_is_told_from_a_later_one_of_its_pid() {
         let me = Process::of_pid(std::process::id()).unwrap();
-        assert!(me.open().unwrap().is_some());
+        assert!(me.open().unwrap().is_some() && me.is_alive().unwrap());
         let other = Process {
             started: me.started + 1,
             ..me
         };
-        assert!(other.open().unwrap().is_none());
+        assert!(other.open().unwrap().is_none() && !other.is_alive().unwrap());
+    }
+
+    #[test]
+    fn a_zombie_has_ended() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let process = Process::of_pid(child.id()).unwrap();
+        let id = rustix::process::WaitId::Pid(rustix::process::Pid::from_child(&child));
+        let keep = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+        rustix::process::waitid(id, keep).unwrap();
+        assert!(!process.is_alive().unwrap());
+        child.wait().unwrap();
+        assert!(!process.is_alive().unwrap());
     }
 
     #[test]

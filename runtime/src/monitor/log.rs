@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
 
-use super::clock;
+use crate::clock;
 
 const NAME: &str = "log.jsonl";
 const FILES: usize = 5;

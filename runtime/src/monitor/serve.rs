@@ -10,10 +10,10 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use super::birth::Born;
 use super::clients::{Client, Heard, accept};
-use super::clock;
 use super::log::{Lines, LogFiles};
 use crate::StepError;
 use crate::cgroup::Group;
+use crate::clock;
 use crate::container::ExitRecord;
 use crate::error::Context;
 use crate::init::{FromInit, Talk, ToInit, explain};

@@ -1,0 +1,193 @@
+//! Reading `config.json`, and the rules of the OCI text that need no look at the host.
+//!
+//! The text is hostile until it is a [`Spec`]: it has a bound on its size, serde_json one on its depth, and
+//! whatever the text has that this runtime does not know is left alone, as the OCI text demands. A field
+//! of the wrong type is an error that names its place (`linux.namespaces[2].type`). A capability that nobody
+//! knows is left out with a warning: the one case where the OCI text wants a value ignored.
+//!
+//! Deliberately absent: defaults, and everything that depends on the host; see [`crate::plan`].
+
+use std::io::Read;
+use std::path::Path;
+
+use oci_spec::runtime::{Capability, LinuxResources, Process, Spec};
+use rustix::fs::{CWD, Mode, OFlags};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::StepError;
+use crate::error::Context;
+
+/// Name of the file in a bundle.
+pub(crate) const CONFIG: &str = "config.json";
+/// The largest known have half a megabyte.
+const SIZE_MAX: u64 = 16 << 20;
+/// What a capability set is called, wherever one stands.
+const CAPABILITY_SETS: [&str; 5] = [
+    "bounding",
+    "effective",
+    "inheritable",
+    "permitted",
+    "ambient",
+];
+
+/// A spec as it was read.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// What it says.
+    pub(crate) spec: Spec,
+    /// What was left out, in words for a log.
+    pub(crate) warnings: Vec<String>,
+    /// The bytes it was read from: a container keeps these, whatever happens to the bundle.
+    pub(crate) text: Vec<u8>,
+}
+
+/// Reads `config.json` of a bundle.
+pub(crate) fn read_bundle(bundle: &Path) -> Result<Config, StepError> {
+    let path = bundle.join(CONFIG);
+    let text = read_bounded(&path)?;
+    let subject = path.display().to_string();
+    let (spec, warnings) = parse(&text, &subject)?;
+    check(&spec, &subject)?;
+    Ok(Config {
+        spec,
+        warnings,
+        text,
+    })
+}
+
+/// Reads a spec that a container has kept: it was checked when the container was made.
+pub(crate) fn parse_kept(text: &[u8], subject: &str) -> Result<Spec, StepError> {
+    parse(text, subject).map(|(spec, _)| spec)
+}
+
+/// Reads the `Process` object that `exec --process` names, and what was left out of it.
+pub(crate) fn read_process(path: &Path) -> Result<(Process, Vec<String>), StepError> {
+    parse(&read_bounded(path)?, &path.display().to_string())
+}
+
+/// Reads the `LinuxResources` object that `update --resources` names.
+pub(crate) fn parse_resources(text: &[u8], subject: &str) -> Result<LinuxResources, StepError> {
+    parse(text, subject).map(|(resources, _)| resources)
+}
+
+/// A file's bytes, if they are not too many.
+pub(crate) fn read_bounded(path: &Path) -> Result<Vec<u8>, StepError> {
+    let subject = path.display();
+    // O_NONBLOCK: a fifo in the place of the file must not hold the runtime.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = rustix::fs::openat(CWD, path, flags, Mode::empty()).context("open", &subject)?;
+    read_stream(file.into(), &subject.to_string())
+}
+
+/// As [`read_bounded`], from what is open already.
+pub(crate) fn read_stream(file: std::fs::File, subject: &str) -> Result<Vec<u8>, StepError> {
+    let mut text = Vec::new();
+    file.take(SIZE_MAX + 1)
+        .read_to_end(&mut text)
+        .context("read", subject)?;
+    if text.len() as u64 > SIZE_MAX {
+        let cause = format!("it has more than {SIZE_MAX} bytes; make it smaller");
+        return Err(StepError::refused("read", subject, cause));
+    }
+    Ok(text)
+}
+
+fn parse<T: DeserializeOwned>(text: &[u8], subject: &str) -> Result<(T, Vec<String>), StepError> {
+    // serde takes an array for a struct, field by field.
+    if text.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
+        return Err(StepError::refused("read", subject, "it is no JSON object"));
+    }
+    match serde_json::from_slice(text) {
+        Ok(parsed) => Ok((parsed, Vec::new())),
+        // Only now is it worth the time to learn where, and whether an unknown capability is all.
+        Err(_) => parse_again(text, subject),
+    }
+}
+
+fn parse_again<T: DeserializeOwned>(
+    text: &[u8],
+    subject: &str,
+) -> Result<(T, Vec<String>), StepError> {
+    let refuse = |cause: String| StepError::refused("read", subject, cause);
+    let deserializer = &mut serde_json::Deserializer::from_slice(text);
+    let error = match serde_path_to_error::deserialize::<_, T>(deserializer) {
+        Err(error) => error,
+        // What follows the object is what was wrong.
+        Ok(_) => return Err(refuse("there is text after the JSON object".into())),
+    };
+    let explained = match error.path().to_string() {
+        path if path == "." => error.inner().to_string(),
+        path => format!("{path}: {}", error.inner()),
+    };
+    let Ok(mut value) = serde_json::from_slice::<Value>(text) else {
+        return Err(refuse(explained));
+    };
+    let mut unknown = Vec::new();
+    leave_out_unknown_capabilities(&mut value, &mut unknown);
+    if unknown.is_empty() {
+        return Err(refuse(explained));
+    }
+    unknown.sort();
+    unknown.dedup();
+    let parsed = serde_path_to_error::deserialize(value)
+        .map_err(|error| refuse(format!("{}: {}", error.path(), error.inner())))?;
+    let warnings = unknown
+        .iter()
+        .map(|name| format!("{subject}: capability {name:?} is unknown: left out"));
+    Ok((parsed, warnings.collect()))
+}
+
+/// From `process.capabilities` of a spec, or `capabilities` of a process.
+fn leave_out_unknown_capabilities(value: &mut Value, unknown: &mut Vec<String>) {
+    let capabilities = match value.get("process").is_some() {
+        true => value.pointer_mut("/process/capabilities"),
+        false => value.pointer_mut("/capabilities"),
+    };
+    let Some(Value::Object(sets)) = capabilities else {
+        return;
+    };
+    for set in CAPABILITY_SETS {
+        let Some(Value::Array(names)) = sets.get_mut(set) else {
+            continue;
+        };
+        names.retain(|name| {
+            let known = serde_json::from_value::<Capability>(name.clone()).is_ok();
+            match name.as_str() {
+                Some(name) if !known => {
+                    unknown.push(name.to_owned());
+                    false
+                }
+                _ => true,
+            }
+        });
+    }
+}
+
+/// What the OCI text demands of every configuration and the planner has no use for.
+fn check(spec: &Spec, subject: &str) -> Result<(), StepError> {
+    let refuse = |place: &str, cause: &str| {
+        Err(StepError::refused(
+            "read",
+            subject,
+            format!("{place}: {cause}"),
+        ))
+    };
+    match spec.root() {
+        None => return refuse("root", "the spec must have it"),
+        Some(root) if root.path().as_os_str().is_empty() => {
+            return refuse("root.path", "it must name a directory");
+        }
+        Some(_) => {}
+    }
+    if spec.linux().is_none() {
+        return refuse("linux", "the spec must have it");
+    }
+    if spec.annotations().iter().any(|all| all.contains_key("")) {
+        return refuse("annotations", "a key must not be empty");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+//! The state directory of the command line: what is known of a container that no process of ours watches.
+//!
+//! | file          | says |
+//! |---------------|------|
+//! | `lock`        | held by the command that changes the container now |
+//! | `state.json`  | the cgroup (before it is made), the phase, the first process |
+//! | `config.json` | the spec as it was at `create`, whatever the bundle says later |
+//! | `start.sock`  | where the waiting init hears `start` |
+//!
+//! The directory's name is the container's id, and mkdir(2) makes it unique. `state.json` appears by rename.
+//! The lock is a POSIX record lock: it ends with its process and an init that is cloned meanwhile does not
+//! inherit it; so a container that is being made is told from one whose maker died.
+//! Whether a container still runs is never written down: it is asked of the kernel.
+
+mod id;
+mod lock;
+mod record;
+mod root;
+
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::StepError;
+use crate::error::Context;
+use crate::record::{read_record, write_record};
+use crate::spec;
+
+pub(crate) use id::check_id;
+pub(crate) use lock::Lock;
+pub(crate) use record::{Record, Status, VERSION};
+pub(crate) use root::Root;
+
+/// The socket on which init waits for `start`.
+pub(crate) const START_SOCKET: &str = "start.sock";
+const STATE: &str = "state.json";
+/// Annotations are part of it, and nobody bounds those but the size of a config.json.
+const STATE_MAX: u64 = 32 << 20;
+
+/// The open state directory of one container.
+#[derive(Debug)]
+pub(crate) struct StateDirectory {
+    id: String,
+    path: PathBuf,
+    fd: OwnedFd,
+}
+
+impl StateDirectory {
+    /// None if it is not there. A symlink in its place is an error.
+    fn open(path: PathBuf, id: &str) -> Result<Option<StateDirectory>, StepError> {
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::open(&path, flags, Mode::empty()) {
+            Ok(fd) => Ok(Some(StateDirectory {
+                id: id.to_owned(),
+                path,
+                fd,
+            })),
+            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::NOTDIR | Errno::LOOP) => Err(StepError::refused(
+                "open state of",
+                id,
+                format!(
+                    "{} is no directory; remove what is there by hand",
+                    path.display()
+                ),
+            )),
+            Err(errno) => Err(StepError::io("open state of", id, errno)),
+        }
+    }
+
+    /// The container's id.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Its path, for messages.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of a file in it, short enough for sockaddr_un wherever the directory lies.
+    pub(crate) fn short_path(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/{name}", self.fd.as_raw_fd()))
+    }
+
+    /// `state.json`; None if the maker died before it was written.
+    pub(crate) fn record(&self) -> Result<Option<Record>, StepError> {
+        let record: Option<Record> = read_record(self.as_fd(), &self.path, STATE, STATE_MAX)?;
+        match record {
+            Some(Record { version, .. }) if version != VERSION => {
+                let cause = format!(
+                    "its version {version} is not {VERSION}; use the longshore-runtime that made it"
+                );
+                let subject = format!("{}/{STATE}", self.path.display());
+                Err(StepError::refused("read", subject, cause))
+            }
+            other => Ok(other),
+        }
+    }
+
+    /// Replaces `state.json`. No fsync: after a power failure no process is left to be told about.
+    pub(crate) fn write(&self, record: &Record) -> Result<(), StepError> {
+        write_record(self.as_fd(), &self.path, STATE, record, false)
+    }
+
+    /// The spec as it was at `create`.
+    pub(crate) fn config(&self) -> Result<oci_spec::runtime::Spec, StepError> {
+        let subject = format!("{}/{}", self.path.display(), spec::CONFIG);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.fd, spec::CONFIG, flags, Mode::empty())
+            .context("open", &subject)?;
+        let text = spec::read_stream(file.into(), &subject)?;
+        spec::parse_kept(&text, &subject)
+    }
+
+    /// Keeps the spec. Once, under the lock of `create`.
+    pub(crate) fn write_config(&self, text: &[u8]) -> Result<(), StepError> {
+        let subject = format!("{}/{}", self.path.display(), spec::CONFIG);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.fd, spec::CONFIG, flags, Mode::from_raw_mode(0o600))
+            .context("write", &subject)?;
+        std::fs::File::from(file)
+            .write_all(text)
+            .context("write", subject)
+    }
+
+    /// Takes the lock, waiting for at most `patience` for a command that holds it.
+    pub(crate) fn lock(&self, patience: std::time::Duration) -> Result<Lock, StepError> {
+        lock::take(self, patience)
+    }
+
+    /// The pid of the process that holds the lock, if one does.
+    pub(crate) fn locked_by(&self) -> Result<Option<u32>, StepError> {
+        lock::holder(self)
+    }
+
+    /// Removes the directory and all in it. The lock's file goes last, so that nobody takes a lock on
+    /// what is half gone. Fine if it is gone already.
+    pub(crate) fn remove(&self, lock: Lock) -> Result<(), StepError> {
+        self.empty(self.as_fd(), &self.path)?;
+        self.unlink(self.as_fd(), lock::FILE, AtFlags::empty())?;
+        let removed = forgive_missing(rustix::fs::rmdir(&self.path));
+        // Held until nothing is left.
+        drop(lock);
+        removed.context("remove", self.path.display())
+    }
+
+    /// Everything below goes, but the lock. Nothing outside is reached: no symlink is followed.
+    fn empty(&self, directory: BorrowedFd<'_>, path: &Path) -> Result<(), StepError> {
+        let names = rustix::fs::Dir::read_from(directory).context("list", path.display())?;
+        for entry in names {
+            let entry = entry.context("list", path.display())?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") || name.to_bytes() == lock::FILE.as_bytes() {
+                continue;
+            }
+            if entry.file_type() == FileType::Directory {
+                let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let inner = rustix::fs::openat(directory, name, flags, Mode::empty())
+                    .context("open", path.display())?;
+                self.empty(inner.as_fd(), &path.join(name.to_string_lossy().as_ref()))?;
+                self.unlink(directory, name, AtFlags::REMOVEDIR)?;
+            } else {
+                self.unlink(directory, name, AtFlags::empty())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn unlink(
+        &self,
+        directory: BorrowedFd<'_>,
+        name: impl rustix::path::Arg,
+        flags: AtFlags,
+    ) -> Result<(), StepError> {
+        forgive_missing(rustix::fs::unlinkat(directory, name, flags))
+            .context("remove from", self.path.display())
+    }
+}
+
+impl AsFd for StateDirectory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn forgive_missing(result: Result<(), Errno>) -> Result<(), Errno> {
+    match result {
+        Err(Errno::NOENT) => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests;
