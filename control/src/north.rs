@@ -1,11 +1,13 @@
 //! The ECS API over HTTP: listens, bounds what a client may take, and hands calls to [`crate::ecs`].
 //!
 //! Slow and greedy clients are bounded, not trusted: so many connections, so long for a request's head,
-//! its body and the whole connection, so many bytes of body, so many calls at work.
+//! its body and the whole connection, so many bytes of body, so many calls at work. Whoever holds connections
+//! and says nothing keeps nobody out: see [`guests`].
 //!
 //! Absent: TLS. Signatures keep requests from being forged or changed, not from being read; whoever
 //! listens beyond loopback puts a TLS proxy in front.
 
+mod guests;
 mod request;
 
 use std::convert::Infallible;
@@ -16,12 +18,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use self::guests::{Guest, Guests};
 pub(crate) use self::request::Front;
 
-/// Connections at once; more wait in the listener's queue.
+/// Connections at once. One more, and the one that has been idle for longest is closed.
 const CONNECTIONS: usize = 512;
 
 /// For a request's head, and so for an idle connection too.
@@ -39,7 +42,7 @@ pub(crate) async fn serve(
     front: Arc<Front>,
     shutdown: watch::Receiver<bool>,
 ) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let guests = Guests::new(CONNECTIONS);
     let mut connections = JoinSet::new();
     let mut stop = shutdown.clone();
     let stopped = async move { stop.wait_for(|stop| *stop).await.is_ok() };
@@ -47,18 +50,19 @@ pub(crate) async fn serve(
     loop {
         let accepted = tokio::select! {
             _ = &mut stopped => break,
-            accepted = accept(&listener, &room) => accepted,
+            accepted = accept(&listener, &guests) => accepted,
             // Reaps what has ended, so that the set does not grow.
             Some(_) = connections.join_next() => continue,
         };
-        let Some((stream, permit)) = accepted else {
+        let Some((stream, guest)) = accepted else {
             continue;
         };
-        let (front, stop) = (Arc::clone(&front), shutdown.clone());
-        connections.spawn(async move {
-            converse(stream, front, stop).await;
-            drop(permit);
-        });
+        connections.spawn(converse(
+            stream,
+            guest,
+            Arc::clone(&front),
+            shutdown.clone(),
+        ));
     }
     drop(listener);
     let finished = async { while connections.join_next().await.is_some() {} };
@@ -67,13 +71,10 @@ pub(crate) async fn serve(
     }
 }
 
-type Permit = tokio::sync::OwnedSemaphorePermit;
-
-async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> Option<(TcpStream, Permit)> {
-    // The semaphore is never closed.
-    let permit = Arc::clone(room).acquire_owned().await.ok()?;
+async fn accept(listener: &TcpListener, guests: &Arc<Guests>) -> Option<(TcpStream, Arc<Guest>)> {
     match listener.accept().await {
-        Ok((stream, _)) => Some((stream, permit)),
+        // Without a place it is closed at once: clients try again.
+        Ok((stream, _)) => guests.welcome().map(|guest| (stream, Arc::new(guest))),
         Err(error) => {
             // Out of descriptors, mostly: a pause lets others end.
             tracing::warn!(%error, "accepting an API connection failed");
@@ -83,12 +84,18 @@ async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> Option<(TcpStr
     }
 }
 
-async fn converse(stream: TcpStream, front: Arc<Front>, mut shutdown: watch::Receiver<bool>) {
+async fn converse(
+    stream: TcpStream,
+    guest: Arc<Guest>,
+    front: Arc<Front>,
+    mut shutdown: watch::Receiver<bool>,
+) {
     // Answers are small and waited for.
     stream.set_nodelay(true).ok();
+    let calling = Arc::clone(&guest);
     let service = service_fn(move |request| {
-        let front = Arc::clone(&front);
-        async move { Ok::<_, Infallible>(front.answer(request).await) }
+        let (front, guest) = (Arc::clone(&front), Arc::clone(&calling));
+        async move { Ok::<_, Infallible>(front.answer(request, guest).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -101,6 +108,7 @@ async fn converse(stream: TcpStream, front: Arc<Front>, mut shutdown: watch::Rec
         ended = &mut connection => Some(ended),
         _ = tokio::time::sleep(LIFE) => None,
         _ = shutdown.wait_for(|stop| *stop) => None,
+        () = guest.must_leave() => return,
     };
     let ended = match ended {
         Some(ended) => ended,

@@ -526,3 +526,22 @@ fn debug_shows_no_secret() {
     let plane = longshore_control::ControlPlane::open(street::config(state.path())).unwrap();
     assert!(!format!("{plane:?}").contains(plane.access_key().1));
 }
+
+/// Whoever only connects must not keep anybody else out.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_say_nothing_make_room_for_a_call() {
+    let (_state, plane) = start(json!({})).await;
+    let mut silent = Vec::new();
+    for _ in 0..512 {
+        silent.push(tokio::net::TcpStream::connect(plane.address).await.unwrap());
+    }
+    plane.ok("ListClusters", json!({})).await;
+    let ended = silent[0].read(&mut [0]).await;
+    assert!(matches!(ended, Ok(0) | Err(_)), "the oldest had to leave");
+    let open = silent[511].try_read(&mut [0]).unwrap_err();
+    assert_eq!(
+        open.kind(),
+        std::io::ErrorKind::WouldBlock,
+        "the youngest stays"
+    );
+}

@@ -12,6 +12,7 @@ use hyper::body::{Body, Incoming};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
+use super::guests::Guest;
 use crate::access_key;
 use crate::ecs::{Api, Error};
 use crate::id;
@@ -80,9 +81,10 @@ impl Front {
     pub(crate) async fn answer(
         self: Arc<Front>,
         request: Request<Incoming>,
+        guest: Arc<Guest>,
     ) -> Response<Full<Bytes>> {
         let id = id::uuid();
-        let (status, body) = match self.handle(request, &id).await {
+        let (status, body) = match self.handle(request, &id, guest).await {
             Ok(body) => (StatusCode::OK, body),
             Err(failure) => {
                 let name = failure.error.name;
@@ -97,6 +99,7 @@ impl Front {
         self: &Arc<Front>,
         request: Request<Incoming>,
         id: &str,
+        guest: Arc<Guest>,
     ) -> Result<Value, Failure> {
         let (parts, body) = request.into_parts();
         if parts.method != Method::POST || parts.uri.path() != "/" {
@@ -110,7 +113,7 @@ impl Front {
         let permit = Arc::clone(&self.at_work).acquire_owned().await.ok();
         let front = Arc::clone(self);
         let call = tokio::task::spawn_blocking(move || {
-            let answer = front.call(&parts, &body);
+            let answer = front.call(&parts, &body, &guest);
             drop(permit);
             answer
         });
@@ -133,8 +136,9 @@ impl Front {
         read(body).await
     }
 
-    fn call(&self, parts: &Parts, body: &[u8]) -> Result<Value, Failure> {
+    fn call(&self, parts: &Parts, body: &[u8], guest: &Guest) -> Result<Value, Failure> {
         self.verify(parts, body)?;
+        let _work = guest.work();
         let target = parts.headers.get("x-amz-target");
         let target = target.and_then(|target| target.to_str().ok());
         let operation = target.and_then(|target| target.strip_prefix(TARGET));
