@@ -22,15 +22,22 @@ use self::mounts::Layout;
 use crate::StepError;
 
 mod apply;
+mod container;
 mod create;
 mod device_program;
 mod devices;
 mod directory;
+mod freeze;
 mod kill;
 mod limits;
 mod limits_v1;
 mod limits_v2;
+mod location;
 mod mounts;
+
+pub use container::ContainerGroup;
+pub use freeze::Freeze;
+pub use location::{Driver, Location, Surroundings, Unit};
 
 /// The kernel lists a process of a foreign pid namespace as 0, which as a pid would mean ourselves.
 const MISSING_PROCESS: &str = "a process of a pid namespace that is not below ours is in the group; \
@@ -129,7 +136,7 @@ impl Group {
     /// by `add`. The group must exist.
     pub fn cgroup_fd(&self) -> Result<Option<OwnedFd>, StepError> {
         match &*self.layout {
-            Layout::V1(_) => Ok(None),
+            Layout::V1 { .. } => Ok(None),
             Layout::V2 { root, .. } => Ok(Some(self.existing(root)?.into_fd())),
         }
     }
@@ -148,6 +155,11 @@ impl Group {
                 .write("cgroup.procs", &pid.to_string(), remedy)?;
         }
         Ok(())
+    }
+
+    /// Whether its host is pure v2.
+    pub fn is_v2(&self) -> bool {
+        matches!(*self.layout, Layout::V2 { .. })
     }
 
     /// Whether it exists in any hierarchy. If the kernel does not let us look, it counts as existing: what
@@ -179,7 +191,7 @@ impl Group {
     /// the subtree as it is now, so a child that is removed takes its count along: read before `remove`.
     pub fn oom_kills(&self) -> Result<u64, StepError> {
         match &*self.layout {
-            Layout::V1(_) => match self.controller("memory")? {
+            Layout::V1 { .. } => match self.controller("memory")? {
                 Some(directory) => directory.sum("memory.oom_control", "oom_kill"),
                 None => Err(no_controller("memory", "memory.oom_control")),
             },
@@ -199,7 +211,7 @@ impl Group {
     pub fn usage(&self) -> Result<Usage, StepError> {
         let whole = |text: &str| text.trim().parse().ok();
         let (cpu_ns, memory_bytes) = match &*self.layout {
-            Layout::V1(_) => {
+            Layout::V1 { .. } => {
                 let file = |controller: &str, file: &str| match self.controller(controller)? {
                     Some(directory) => number(&directory, file, controller, whole),
                     None => Err(no_controller(controller, file)),
@@ -231,7 +243,7 @@ impl Group {
     pub fn kill(&self, patience: Duration) -> Result<(), StepError> {
         let deadline = Instant::now() + patience;
         match &*self.layout {
-            Layout::V1(_) => {
+            Layout::V1 { .. } => {
                 let freezer = match self.point_of("freezer") {
                     Some(point) => Directory::root(point)?.open(&self.path)?,
                     None => None,
@@ -267,7 +279,7 @@ impl Group {
 
     fn roots(&self) -> Vec<&PathBuf> {
         match &*self.layout {
-            Layout::V1(hierarchies) => hierarchies.iter().map(|(point, _)| point).collect(),
+            Layout::V1 { hierarchies, .. } => hierarchies.iter().map(|(point, _)| point).collect(),
             Layout::V2 { root, .. } => vec![root],
         }
     }
@@ -292,7 +304,7 @@ impl Group {
     }
 
     fn point_of(&self, controller: &str) -> Option<&Path> {
-        let Layout::V1(hierarchies) = &*self.layout else {
+        let Layout::V1 { hierarchies, .. } = &*self.layout else {
             return None;
         };
         let holds = |names: &[String]| names.iter().any(|name| name == controller);

@@ -21,6 +21,8 @@ mod text;
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Location;
+
 pub use facts::HostFacts;
 pub use mounts::{MountFlags, Propagation};
 pub use step::{
@@ -30,8 +32,8 @@ pub use step::{
 /// What happens, from the making of the cgroup to execve.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
-    /// The container's cgroup, relative to the hierarchies' roots.
-    pub cgroup: String,
+    /// The container's cgroup.
+    pub cgroup: Location,
     /// The limits of that cgroup.
     pub resources: Option<LinuxResources>,
     /// Namespaces that clone3 makes.

@@ -20,7 +20,7 @@ impl Group {
         let list = resources.devices().as_deref().unwrap_or_default();
         let rules = devices::rules(list)?;
         match &*self.layout {
-            Layout::V1(_) => {
+            Layout::V1 { .. } => {
                 let settled = devices::settle(&rules)?;
                 let read = |controller: &str, file: &str| {
                     let directory = self.controller(controller)?;

@@ -16,7 +16,7 @@ impl Group {
     /// Makes the group (and its parents) in every hierarchy, on v2 enabling the controllers on the way.
     pub fn create(&self) -> Result<(), StepError> {
         match &*self.layout {
-            Layout::V1(hierarchies) => hierarchies
+            Layout::V1 { hierarchies, .. } => hierarchies
                 .iter()
                 .try_for_each(|(point, _)| self.create_v1(point)),
             Layout::V2 { root, .. } => self.create_v2(root),

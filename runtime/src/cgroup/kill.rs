@@ -192,7 +192,7 @@ fn thaw(freezer: &Directory) -> Result<(), StepError> {
 }
 
 /// Waits until the descriptor tells something or the deadline is there, whichever is first.
-fn wait(fd: &OwnedFd, events: PollFlags, deadline: Instant) -> Result<(), StepError> {
+pub(super) fn wait(fd: &OwnedFd, events: PollFlags, deadline: Instant) -> Result<(), StepError> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = Timespec {

@@ -201,7 +201,7 @@ pub(super) fn refuse_unsupported(resources: &LinuxResources) -> Result<(), StepE
 }
 
 /// Empty objects and zeros are what clients write when they mean nothing.
-fn is_given(value: &impl Serialize) -> bool {
+pub(super) fn is_given(value: &impl Serialize) -> bool {
     fn any(value: &Value) -> bool {
         match value {
             Value::Null => false,

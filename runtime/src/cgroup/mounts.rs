@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 /// Controllers that a v1 hierarchy may hold (cgroups(7)); what else stands among its options is an option.
-const CONTROLLERS: [&str; 14] = [
+const CONTROLLERS: [&str; 15] = [
     "blkio",
     "cpu",
     "cpuacct",
@@ -23,6 +23,7 @@ const CONTROLLERS: [&str; 14] = [
     "net_prio",
     "perf_event",
     "pids",
+    "rdma",
 ];
 
 /// Controllers that decide whether a host counts as v1: some hosts mount `net_cls` alone as v1 for a
@@ -52,8 +53,11 @@ pub(super) enum Kind {
 /// How this host limits processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
-    /// Every v1 hierarchy once.
-    V1(Vec<(PathBuf, Vec<String>)>),
+    /// Every v1 hierarchy once and, on a hybrid host, the v2 mount beside them.
+    V1 {
+        hierarchies: Vec<(PathBuf, Vec<String>)>,
+        unified: Option<PathBuf>,
+    },
     /// The v2 hierarchy.
     V2 { root: PathBuf, local_events: bool },
 }
@@ -66,8 +70,8 @@ pub(super) fn parse(mountinfo: &[u8]) -> Vec<Mount> {
         .collect()
 }
 
-/// Decides between v1 and v2. A hybrid host counts as v1 and its v2 mount is left alone: what holds no
-/// limiting controller is of no use to us. None: nothing is mounted that can limit.
+/// Decides between v1 and v2. A hybrid host counts as v1; its v2 mount serves only for controllers that no v1
+/// hierarchy has, such as hugetlb. None: nothing is mounted that can limit.
 pub(super) fn layout(mounts: Vec<Mount>) -> Option<Layout> {
     let mut v1: Vec<((u32, u32), PathBuf, Vec<String>)> = Vec::new();
     let mut v2 = None;
@@ -76,10 +80,7 @@ pub(super) fn layout(mounts: Vec<Mount>) -> Option<Layout> {
             Kind::V1(_) if v1.iter().any(|(device, ..)| *device == mount.device) => {}
             Kind::V1(controllers) => v1.push((mount.device, mount.point, controllers)),
             Kind::V2 { local_events } if v2.is_none() => {
-                v2 = Some(Layout::V2 {
-                    root: mount.point,
-                    local_events,
-                });
+                v2 = Some((mount.point, local_events));
             }
             Kind::V2 { .. } => {}
         }
@@ -90,9 +91,12 @@ pub(super) fn layout(mounts: Vec<Mount>) -> Option<Layout> {
         .any(|(_, _, controllers)| controllers.iter().any(limits))
     {
         let hierarchies = v1.into_iter().map(|(_, point, names)| (point, names));
-        return Some(Layout::V1(hierarchies.collect()));
+        return Some(Layout::V1 {
+            hierarchies: hierarchies.collect(),
+            unified: v2.map(|(root, _)| root),
+        });
     }
-    v2
+    v2.map(|(root, local_events)| Layout::V2 { root, local_events })
 }
 
 /// `36 35 98:0 /root /point rw,noatime master:1 - type source options`
@@ -171,29 +175,29 @@ mod tests {
 41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
 ";
 
-    fn v1(entries: &[(&str, &[&str])]) -> Option<Layout> {
-        Some(Layout::V1(
-            entries
-                .iter()
-                .map(|(point, names)| {
-                    (
-                        PathBuf::from(point),
-                        names.iter().map(|name| name.to_string()).collect(),
-                    )
-                })
-                .collect(),
-        ))
+    fn v1(entries: &[(&str, &[&str])], unified: Option<&str>) -> Option<Layout> {
+        let hierarchy = |(point, names): &(&str, &[&str])| {
+            let names = names.iter().map(|name| name.to_string()).collect();
+            (PathBuf::from(point), names)
+        };
+        Some(Layout::V1 {
+            hierarchies: entries.iter().map(hierarchy).collect(),
+            unified: unified.map(PathBuf::from),
+        })
     }
 
     #[test]
     fn a_hybrid_host_counts_as_v1_with_the_joined_controllers_once() {
         assert_eq!(
             layout(parse(HYBRID.as_bytes())),
-            v1(&[
-                ("/sys/fs/cgroup/cpu,cpuacct", &["cpu", "cpuacct"]),
-                ("/sys/fs/cgroup/memory", &["memory"]),
-                ("/sys/fs/cgroup/systemd", &["name=systemd"]),
-            ])
+            v1(
+                &[
+                    ("/sys/fs/cgroup/cpu,cpuacct", &["cpu", "cpuacct"]),
+                    ("/sys/fs/cgroup/memory", &["memory"]),
+                    ("/sys/fs/cgroup/systemd", &["name=systemd"]),
+                ],
+                Some("/sys/fs/cgroup/unified")
+            )
         );
     }
 
@@ -205,7 +209,7 @@ mod tests {
 ";
         assert_eq!(
             layout(parse(text.as_bytes())),
-            v1(&[("/sys/fs/cgroup/memory", &["memory"])])
+            v1(&[("/sys/fs/cgroup/memory", &["memory"])], None)
         );
     }
 

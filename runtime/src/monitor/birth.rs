@@ -48,13 +48,13 @@ impl Making<'_> {
     /// Makes the container. Every effect is recorded before it is made; on error everything is undone.
     pub(super) fn create(mut self, root: OwnedFd, lock: OwnedFd) -> Result<Born, StepError> {
         let plan = &self.request.plan;
-        let group = Hierarchy::of_host()?.group(&plan.cgroup)?;
+        let group = Hierarchy::of_host()?.group(plan.cgroup.path()?)?;
         // Before the record: whoever finds the record may remove the group.
         refuse_occupied(&group)?;
         let mut state = StateRecord {
             version: VERSION,
             id: self.request.id.clone(),
-            cgroup: plan.cgroup.clone(),
+            cgroup: group.path().to_owned(),
             phase: Phase::Creating,
             init: None,
         };

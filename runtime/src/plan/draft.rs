@@ -13,20 +13,27 @@ use super::namespaces::Namespaces;
 use super::program::{Program, rlimits};
 use super::step::{CapabilitySets, Namespace, Step};
 use super::{Plan, capabilities, refusals};
+use crate::cgroup::{Driver, Location, Surroundings};
 use crate::{StepError, seccomp};
 
 /// HOST_NAME_MAX of Linux.
 const HOSTNAME_MAX: usize = 64;
 
 impl Plan {
-    /// Plans a container. Every rule of the spec is checked here, before anything is touched.
+    /// Plans a container whose spec names its cgroup as a path. Every rule of the spec is checked here, before
+    /// anything is touched.
     pub fn of(spec: &Spec, host: &HostFacts) -> Result<Plan, StepError> {
+        Plan::in_group(spec, host, cgroup(spec)?)
+    }
+
+    /// As `of`, with the cgroup decided by the caller.
+    pub fn in_group(spec: &Spec, host: &HostFacts, cgroup: Location) -> Result<Plan, StepError> {
         refusals::check(spec)?;
         let linux = spec.linux().as_ref().ok_or_else(|| missing("linux"))?;
         let process = spec.process().as_ref().ok_or_else(|| missing("process"))?;
         let namespaces = Namespaces::of(linux)?;
         let mut plan = Plan {
-            cgroup: cgroup(linux)?,
+            cgroup,
             resources: linux.resources().clone(),
             clone: namespaces.clone.clone(),
             join_pid: namespaces.join_pid.clone(),
@@ -227,19 +234,21 @@ fn umask(given: Option<u32>) -> Result<u32, StepError> {
     }
 }
 
-fn cgroup(linux: &Linux) -> Result<String, StepError> {
+/// The agent names each container's group; whoever lets it be chosen calls `Plan::in_group`.
+fn cgroup(spec: &Spec) -> Result<Location, StepError> {
+    let linux = spec.linux().as_ref().ok_or_else(|| missing("linux"))?;
     let path = linux
         .cgroups_path()
-        .as_ref()
+        .as_deref()
+        .filter(|path| !path.as_os_str().is_empty())
         .ok_or_else(|| missing("linux.cgroupsPath"))?;
-    let parts = path
-        .components()
-        .all(|part| matches!(part, std::path::Component::Normal(_)));
-    let text = path.to_str().filter(|text| parts && !text.is_empty());
-    text.map(str::to_owned).ok_or_else(|| {
-        let cause = "it must be a relative path without `.` or `..`, below the hierarchies' roots";
-        StepError::refused("plan cgroup", path.display(), cause)
-    })
+    let surroundings = Surroundings {
+        driver: Driver::Cgroupfs,
+        id: "",
+        rootless: false,
+        own_group: "",
+    };
+    Location::of(Some(path), &surroundings)
 }
 
 fn missing(field: &str) -> StepError {

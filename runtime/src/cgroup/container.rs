@@ -1,0 +1,205 @@
+//! A container's group by its driver: what creation, `exec`, `kill`, `delete` and the monitor call.
+//!
+//! ```text
+//!   open ─▶ refuse_occupied ─▶ (record the location) ─▶ prepare ─▶ clone3(clone_fd) ─▶ admit ─▶ Proceed
+//!                                                                     delete: kill ─▶ remove
+//! ```
+//! Under cgroupfs `prepare` makes the group and writes the limits, the process is born in it on v2
+//! (`clone_fd`) and `admit` moves it in on v1. systemd makes a scope only around a living process, so there
+//! `admit` does it all; the process waits meanwhile, and nothing of the container has run.
+//!
+//! Nothing is remembered between calls: each of them may be made by another process.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use oci_spec::runtime::LinuxResources;
+use rustix::io::Errno;
+
+use super::directory::refused;
+use super::location::Location;
+use super::{Freeze, Group, Hierarchy};
+use crate::StepError;
+
+/// A container's group, or its absence.
+#[derive(Clone, Debug)]
+pub struct ContainerGroup {
+    location: Location,
+    /// None if the driver is disabled.
+    group: Option<Group>,
+}
+
+impl ContainerGroup {
+    /// Finds where the group is or will be. Nothing is made.
+    pub fn open(location: &Location) -> Result<ContainerGroup, StepError> {
+        let group = match location {
+            Location::Path { path, .. } => Some(Hierarchy::of_host()?.group(path)?),
+            Location::Unit(_) => {
+                let cause = "the systemd driver is not built yet";
+                return Err(refused("find cgroup", location, cause));
+            }
+            Location::Disabled => None,
+        };
+        Ok(ContainerGroup {
+            location: location.clone(),
+            group,
+        })
+    }
+
+    /// Where it is, as it was opened.
+    pub fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// The group in the hierarchies. None if the driver is disabled. It may not exist: ask it.
+    pub fn group(&self) -> Option<&Group> {
+        self.group.as_ref()
+    }
+
+    /// Refuses a group that holds somebody's processes or is frozen. To be called before the container is
+    /// recorded, because whoever finds the record may kill what is in the group.
+    pub fn refuse_occupied(&self) -> Result<(), StepError> {
+        let Some(group) = self.group.as_ref().filter(|group| group.exists()) else {
+            return Ok(());
+        };
+        let cause = if !group.processes()?.is_empty() {
+            "processes of another container are in it; give each container a cgroup of its own"
+        } else if group.freeze_state()? != Freeze::Thawed {
+            "it is frozen, and the container would never start; thaw or remove it first"
+        } else {
+            return Ok(());
+        };
+        Err(refused("make cgroup", group.path(), cause))
+    }
+
+    /// Before the clone: makes the group and writes its limits, where that needs no process.
+    pub fn prepare(&self, resources: Option<&LinuxResources>) -> Result<(), StepError> {
+        match (&self.location, &self.group) {
+            (Location::Path { optional, .. }, Some(group)) => {
+                let made = group
+                    .create()
+                    .and_then(|()| resources.map_or(Ok(()), |resources| group.apply(resources)));
+                match made {
+                    Err(error) if *optional && forbidden(&error) => {
+                        self.go_without(resources, error)
+                    }
+                    other => other,
+                }
+            }
+            (Location::Disabled, _) => refuse_limits(resources),
+            _ => Ok(()),
+        }
+    }
+
+    /// A user's container needs no group if it asks for no limits.
+    fn go_without(
+        &self,
+        resources: Option<&LinuxResources>,
+        error: StepError,
+    ) -> Result<(), StepError> {
+        // What was made of it on the way; a leftover is one that `remove` finds again.
+        self.remove().ok();
+        match asks_for_limits(resources) {
+            true => Err(error),
+            false => Ok(()),
+        }
+    }
+
+    /// For CLONE_INTO_CGROUP; None where processes enter by `admit`.
+    pub fn clone_fd(&self) -> Result<Option<OwnedFd>, StepError> {
+        match (&self.location, &self.group) {
+            (Location::Path { optional, .. }, Some(group)) => match group.cgroup_fd() {
+                Err(error) if *optional && absent(&error) => Ok(None),
+                other => other,
+            },
+            _ => Ok(None),
+        }
+    }
+
+    /// Brings the container's first process in, which waits meanwhile. To be called once after the clone,
+    /// also if `clone_fd` gave a descriptor.
+    pub fn admit(&self, pid: u32, resources: Option<&LinuxResources>) -> Result<(), StepError> {
+        let _ = resources;
+        match (&self.location, &self.group) {
+            (Location::Path { .. }, Some(group)) if group.is_v2() => Ok(()),
+            _ => self.join(pid),
+        }
+    }
+
+    /// Moves one more process in (`exec`). On v2 it can be cloned into `clone_fd` instead.
+    pub fn join(&self, pid: u32) -> Result<(), StepError> {
+        match (&self.location, &self.group) {
+            (Location::Path { optional, .. }, Some(group)) => match group.add(pid) {
+                Err(error) if *optional && absent(&error) => Ok(()),
+                other => other,
+            },
+            (_, Some(group)) => group.add(pid),
+            (_, None) => Ok(()),
+        }
+    }
+
+    /// Kills every process in it and proves it; see [`Group::kill`]. Without a group there is nothing to
+    /// do: the caller ends the first process itself.
+    pub fn kill(&self, patience: Duration) -> Result<(), StepError> {
+        self.group
+            .as_ref()
+            .map_or(Ok(()), |group| group.kill(patience))
+    }
+
+    /// Removes it; fine if it is gone or was never made.
+    pub fn remove(&self) -> Result<(), StepError> {
+        self.group.as_ref().map_or(Ok(()), Group::remove)
+    }
+
+    /// See [`Group::freeze`].
+    pub fn freeze(&self, patience: Duration) -> Result<(), StepError> {
+        self.needed("freeze")?.freeze(patience)
+    }
+
+    /// See [`Group::thaw`].
+    pub fn thaw(&self) -> Result<(), StepError> {
+        self.needed("thaw")?.thaw()
+    }
+
+    /// Whether it is frozen; without a group it never is.
+    pub fn freeze_state(&self) -> Result<Freeze, StepError> {
+        self.group
+            .as_ref()
+            .map_or(Ok(Freeze::Thawed), Group::freeze_state)
+    }
+
+    fn needed(&self, verb: &str) -> Result<&Group, StepError> {
+        self.group.as_ref().ok_or_else(|| {
+            let cause =
+                "the container was made without a cgroup; use the cgroupfs or systemd driver";
+            refused(verb, "container", cause)
+        })
+    }
+}
+
+fn forbidden(error: &StepError) -> bool {
+    let codes = [Errno::ACCESS, Errno::PERM, Errno::ROFS].map(Errno::raw_os_error);
+    absent(error) || error.errno.is_some_and(|errno| codes.contains(&errno))
+}
+
+fn absent(error: &StepError) -> bool {
+    error.errno == Some(Errno::NOENT.raw_os_error())
+}
+
+fn refuse_limits(resources: Option<&LinuxResources>) -> Result<(), StepError> {
+    if !asks_for_limits(resources) {
+        return Ok(());
+    }
+    let cause = "without a cgroup no limit can be enforced; use the cgroupfs or systemd driver";
+    Err(refused("apply limit", "linux.resources", cause))
+}
+
+/// Devices alone do not count: a list is in every default spec, and a user's container makes no device nodes.
+fn asks_for_limits(resources: Option<&LinuxResources>) -> bool {
+    let Some(resources) = resources else {
+        return false;
+    };
+    let mut rest = resources.clone();
+    rest.set_devices(None);
+    super::limits::is_given(&rest)
+}
