@@ -26,7 +26,7 @@ use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
 
 use crate::StepError;
-use crate::cgroup::Group;
+use crate::cgroup::ContainerGroup;
 use crate::error::Context;
 use crate::init::{self, Descriptors, FromInit, Shape, Talk, ToInit};
 use crate::plan::{Namespace, Plan};
@@ -42,8 +42,8 @@ pub(crate) type Environment<'a> = dyn FnMut(u32) -> Result<(), StepError> + 'a;
 /// What a container's first process is made from.
 pub(crate) struct NewInit<'a> {
     pub(crate) plan: &'a Plan,
-    /// Where it is admitted; it exists and its limits are set. None: rootless, where no cgroup was asked for.
-    pub(crate) group: Option<&'a Group>,
+    /// Where it is admitted; it has been prepared.
+    pub(crate) group: &'a ContainerGroup,
     pub(crate) root: Root,
     /// Becomes standard input, output and error.
     pub(crate) stdio: [OwnedFd; 3],
@@ -78,7 +78,7 @@ impl NewInit<'_> {
         }
         let namespaces: Vec<CloneNamespace> =
             plan.clone.iter().copied().filter_map(cloned).collect();
-        let directory = group.map(Group::cgroup_fd).transpose()?.flatten();
+        let directory = group.clone_fd()?;
         let forked = clone3(&namespaces, directory.as_ref().map(AsFd::as_fd));
         match forked.context("clone", "init")? {
             Forked::Parent { pid, pidfd } => {
@@ -89,9 +89,7 @@ impl NewInit<'_> {
                 };
                 // Init holds the only other end: if it dies, its parent hears end of file.
                 drop(theirs);
-                // v2: init was born in its group. v1: it waits until its pid is written into each hierarchy.
-                let by_hand = group.filter(|_| directory.is_none());
-                match init.bring_up(by_hand, environment) {
+                match init.bring_up(group, plan, environment) {
                     Ok(()) => Ok(init),
                     Err(error) => {
                         init.end();
@@ -121,12 +119,12 @@ impl NewInit<'_> {
 impl Init {
     fn bring_up(
         &self,
-        by_hand: Option<&Group>,
+        group: &ContainerGroup,
+        plan: &Plan,
         environment: &mut Environment<'_>,
     ) -> Result<(), StepError> {
-        if let Some(group) = by_hand {
-            group.add(self.pid)?;
-        }
+        // v2: init was born in its group. Elsewhere it waits until it has been brought in.
+        group.admit(self.pid, plan.resources.as_ref())?;
         // If init has ended already, what it said is what matters.
         self.talk.send(&ToInit::Proceed).ok();
         loop {

@@ -117,7 +117,8 @@ impl ContainerGroup {
     }
 
     /// Brings the container's first process in, which waits meanwhile. To be called once after the clone,
-    /// also if `clone_fd` gave a descriptor.
+    /// also if `clone_fd` gave a descriptor: then there is nothing left to do. `resources` are those that
+    /// `prepare` was given.
     pub fn admit(&self, pid: u32, resources: Option<&LinuxResources>) -> Result<(), StepError> {
         let _ = resources;
         match (&self.location, &self.group) {
@@ -168,7 +169,8 @@ impl ContainerGroup {
             .map_or(Ok(Freeze::Thawed), Group::freeze_state)
     }
 
-    fn needed(&self, verb: &str) -> Result<&Group, StepError> {
+    /// The group, or the reason why `verb` cannot be done without one.
+    pub fn needed(&self, verb: &str) -> Result<&Group, StepError> {
         self.group.as_ref().ok_or_else(|| {
             let cause =
                 "the container was made without a cgroup; use the cgroupfs or systemd driver";

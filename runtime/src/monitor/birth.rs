@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::StepError;
-use crate::cgroup::{Group, Hierarchy};
+use crate::cgroup::{ContainerGroup, Group};
 use crate::error::Context;
 use crate::init;
 use crate::launch::{Door, Init, NewInit, Root};
@@ -48,13 +48,13 @@ impl Making<'_> {
     /// Makes the container. Every effect is recorded before it is made; on error everything is undone.
     pub(super) fn create(mut self, root: OwnedFd, lock: OwnedFd) -> Result<Born, StepError> {
         let plan = &self.request.plan;
-        let group = Hierarchy::of_host()?.group(plan.cgroup.path()?)?;
+        let group = ContainerGroup::open(&plan.cgroup)?;
         // Before the record: whoever finds the record may remove the group.
-        refuse_occupied(&group)?;
+        group.refuse_occupied()?;
         let mut state = StateRecord {
             version: VERSION,
             id: self.request.id.clone(),
-            cgroup: group.path().to_owned(),
+            cgroup: plan.cgroup.path()?.to_owned(),
             phase: Phase::Creating,
             init: None,
         };
@@ -65,7 +65,7 @@ impl Making<'_> {
         Ok(Born {
             state,
             entrypoint,
-            group,
+            group: group.needed("watch")?.clone(),
             child,
             listener,
             _lock: lock,
@@ -74,26 +74,23 @@ impl Making<'_> {
 
     fn make(
         &mut self,
-        group: &Group,
+        group: &ContainerGroup,
         root: OwnedFd,
         state: &mut StateRecord,
     ) -> Result<(Child, UnixListener), StepError> {
-        group.create()?;
-        if let Some(resources) = &self.request.plan.resources {
-            group.apply(resources)?;
-        }
+        group.prepare(self.request.plan.resources.as_ref())?;
         let child = self.launch(group, root)?;
         let announced = announce(state, &child.init, self.run);
         let listener = announced.inspect_err(|_| child.init.end())?;
         Ok((child, listener))
     }
 
-    fn launch(&self, group: &Group, root: OwnedFd) -> Result<Child, StepError> {
+    fn launch(&self, group: &ContainerGroup, root: OwnedFd) -> Result<Child, StepError> {
         let (stdout, stdout_end) = pipe_with(PipeFlags::CLOEXEC).context("make", "pipe")?;
         let (stderr, stderr_end) = pipe_with(PipeFlags::CLOEXEC).context("make", "pipe")?;
         let new = NewInit {
             plan: &self.request.plan,
-            group: Some(group),
+            group,
             root: Root::Mount(root),
             stdio: [null()?, stdout_end, stderr_end],
             door: Door::Parent,
@@ -117,14 +114,6 @@ fn null() -> Result<OwnedFd, StepError> {
         .context("open", "/dev/null")
 }
 
-fn refuse_occupied(group: &Group) -> Result<(), StepError> {
-    if !group.exists() || group.processes()?.is_empty() {
-        return Ok(());
-    }
-    let cause = "processes of another container are in it; give each container a cgroup of its own";
-    Err(StepError::refused("make cgroup", group.path(), cause))
-}
-
 /// Opens the door, then says that the container is there.
 fn announce(
     state: &mut StateRecord,
@@ -142,6 +131,6 @@ fn announce(
 }
 
 /// What cannot be undone here is left to `delete`, which finds the group in `state.json` and says why.
-fn undo(group: &Group) {
+fn undo(group: &ContainerGroup) {
     drop(group.kill(PATIENCE).and_then(|()| group.remove()));
 }
