@@ -12,6 +12,7 @@ mod identity;
 mod program;
 mod resolve;
 mod talk;
+mod terminal;
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -27,7 +28,7 @@ use rustix::net::SocketFlags;
 use crate::StepError;
 use crate::error::Context;
 use crate::launch::{Door, Root};
-use crate::plan::{Environment, Namespace, Plan, Step};
+use crate::plan::{Environment, Namespace, Plan, Step, Terminal};
 
 pub(crate) use descriptors::{Descriptors, Shape};
 pub(crate) use filesystem::null_mount;
@@ -67,6 +68,8 @@ struct Walk {
     /// Detached bind mounts by slot.
     trees: Vec<Option<OwnedFd>>,
     home: Option<String>,
+    /// What takes the place of the plan's entries of the same names.
+    listen: Vec<String>,
     program: Option<CString>,
 }
 
@@ -88,6 +91,7 @@ impl Walk {
             empty: None,
             trees: Vec::new(),
             home: None,
+            listen: Vec::new(),
             program: None,
         }
     }
@@ -179,7 +183,8 @@ impl Walk {
                 filesystem::attach_bind(self.root()?, &tree, bind)
             }
             Step::Device(wanted) => device::node(self.root()?, wanted),
-            Step::OwnInput => device::own_input(self.root()?),
+            Step::OwnNull => device::own_null(self.root()?),
+            Step::Terminal(wanted) => self.open_terminal(wanted),
             Step::Symlink { path, target } => device::link(self.root()?, path, target),
             Step::ReadOnlyPath(path) => filesystem::read_only(self.root()?, path),
             Step::MaskPath(path) => self.mask(path),
@@ -193,6 +198,15 @@ impl Walk {
         match step {
             Step::Rlimit(limit) => identity::set_rlimit(limit),
             Step::WorkingDirectory(path) => identity::enter_directory(self.root()?, path),
+            Step::OpenRoot => {
+                self.root = Some(filesystem::slash()?);
+                Ok(())
+            }
+            Step::EnterDirectory(path) => identity::enter_existing(self.root()?, path),
+            Step::Listen { count, names } => {
+                self.listen = listen(*count, names.as_deref());
+                Ok(())
+            }
             Step::Home { uid } => {
                 self.home = Some(identity::home(self.root()?, *uid));
                 Ok(())
@@ -249,6 +263,13 @@ impl Walk {
         }
     }
 
+    fn open_terminal(&self, wanted: &Terminal) -> Result<(), StepError> {
+        let master = terminal::open(self.root()?, wanted)?;
+        self.talk()?
+            .send_with(&FromInit::Terminal, master.as_fd())
+            .context("hand over", "terminal")
+    }
+
     fn expect(&self, message: &ToInit) -> Result<(), StepError> {
         match self
             .talk()?
@@ -300,10 +321,11 @@ impl Walk {
             .take()
             .ok_or_else(|| out_of_order("execute", Path::new("program")))?;
         let args = strings(args.iter().cloned())?;
-        let home = self.home.take().map(|home| format!("HOME={home}"));
-        let keep = |entry: &&String| home.is_none() || !entry.starts_with("HOME=");
-        let given: Vec<String> = environment.0.iter().filter(keep).cloned().collect();
-        let environment = strings(given.into_iter().chain(home))?;
+        let mut own = std::mem::take(&mut self.listen);
+        own.extend(self.home.take().map(|home| format!("HOME={home}")));
+        let own_name = |entry: &&String| own.iter().any(|own| name(own) == name(entry));
+        let given = environment.0.iter().filter(|entry| !own_name(entry));
+        let environment = strings(given.chain(&own).cloned())?;
         let talk = self
             .talk
             .take()
@@ -332,6 +354,20 @@ pub(crate) fn await_visitor(listener: &OwnedFd) -> Result<Talk, StepError> {
             Err(errno) => return Err(StepError::io("await", "start", errno)),
         }
     }
+}
+
+fn name(entry: &str) -> &str {
+    entry.split_once('=').map_or(entry, |(name, _)| name)
+}
+
+/// sd_listen_fds(3) heeds the others only if the pid is its own.
+fn listen(count: u32, names: Option<&str>) -> Vec<String> {
+    let mut entries = vec![
+        format!("LISTEN_FDS={count}"),
+        format!("LISTEN_PID={}", std::process::id()),
+    ];
+    entries.extend(names.map(|names| format!("LISTEN_FDNAMES={names}")));
+    entries
 }
 
 fn strings(texts: impl Iterator<Item = String>) -> Result<Vec<CString>, StepError> {

@@ -59,6 +59,8 @@ pub(crate) struct Init {
     pub(crate) pid: u32,
     pub(crate) pidfd: OwnedFd,
     pub(crate) talk: Talk,
+    /// The master of its terminal, if its plan has one.
+    pub(crate) terminal: Option<OwnedFd>,
 }
 
 impl NewInit<'_> {
@@ -82,10 +84,11 @@ impl NewInit<'_> {
         let forked = clone3(&namespaces, directory.as_ref().map(AsFd::as_fd));
         match forked.context("clone", "init")? {
             Forked::Parent { pid, pidfd } => {
-                let init = Init {
+                let mut init = Init {
                     pid,
                     pidfd,
                     talk: ours,
+                    terminal: None,
                 };
                 // Init holds the only other end: if it dies, its parent hears end of file.
                 drop(theirs);
@@ -118,7 +121,7 @@ impl NewInit<'_> {
 #[allow(dead_code)] // As above.
 impl Init {
     fn bring_up(
-        &self,
+        &mut self,
         group: &ContainerGroup,
         plan: &Plan,
         environment: &mut Environment<'_>,
@@ -128,8 +131,13 @@ impl Init {
         // If init has ended already, what it said is what matters.
         self.talk.send(&ToInit::Proceed).ok();
         loop {
-            match self.hear()? {
+            let heard = self.talk.receive_with().context("hear from", "init")?;
+            match heard.map(|(message, descriptor)| {
+                self.terminal = descriptor.or(self.terminal.take());
+                message
+            }) {
                 Some(FromInit::Ready) => return Ok(()),
+                Some(FromInit::Terminal) => {}
                 Some(FromInit::Environment) => {
                     environment(self.pid)?;
                     self.talk.send(&ToInit::Proceed).ok();
@@ -145,10 +153,6 @@ impl Init {
                 }
             }
         }
-    }
-
-    fn hear(&self) -> Result<Option<FromInit>, StepError> {
-        self.talk.receive().context("hear from", "init")
     }
 
     /// Lets an init whose door is its parent go on to execve, and returns once execve has succeeded.

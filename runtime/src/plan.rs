@@ -10,12 +10,14 @@
 mod capabilities;
 mod devices;
 mod draft;
+mod exec;
 mod facts;
 mod mounts;
 mod namespaces;
 mod program;
 mod refusals;
 mod step;
+mod terminal;
 mod text;
 
 use oci_spec::runtime::LinuxResources;
@@ -23,10 +25,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Location;
 
+pub use exec::{Asked, ExecUser};
 pub use facts::HostFacts;
 pub use mounts::{MountFlags, Propagation};
 pub use step::{
     Bind, CapabilitySets, DeviceKind, DeviceNode, Environment, Filesystem, Namespace, Rlimit, Step,
+    Terminal,
 };
 
 /// What happens, from the making of the cgroup to execve.
@@ -40,6 +44,10 @@ pub struct Plan {
     pub clone: Vec<Namespace>,
     /// A pid namespace to enter before clone3: setns moves only children into it.
     pub join_pid: Option<String>,
+    /// What a short-lived process does before it clones init: joining what cannot be joined later. Empty: no such
+    /// process.
+    #[serde(default)]
+    pub stage: Vec<Step>,
     /// What init walks, in order.
     pub steps: Vec<Step>,
     /// What the spec asked for and this host cannot give, where the OCI text says "warn and go on".

@@ -50,14 +50,47 @@ pub(super) fn node(root: BorrowedFd<'_>, device: &DeviceNode) -> Result<(), Step
         .context("own device", &subject)
 }
 
-/// The node that was made a moment ago, in a /dev that is the container's own.
-pub(super) fn own_input(root: BorrowedFd<'_>) -> Result<(), StepError> {
-    let (step, path) = ("open standard input", Path::new("/dev/null"));
+/// Where standard input, output or error is the null device of the host, the container's own takes its place: through
+/// the host's, a container's root could change its mode and owner. What is opened is the node that was made a moment
+/// ago, in a /dev that is the container's own, and it is proven to be one.
+pub(super) fn own_null(root: BorrowedFd<'_>) -> Result<(), StepError> {
+    let (step, path) = ("open null device", Path::new("/dev/null"));
+    let is = |fd: BorrowedFd<'_>| is_null(fd).context(step, path.display());
+    let [input, output, error] = [
+        is(rustix::stdio::stdin())?,
+        is(rustix::stdio::stdout())?,
+        is(rustix::stdio::stderr())?,
+    ];
+    if !(input || output || error) {
+        return Ok(());
+    }
     let (directory, name) = resolve::parent(root, path).context(step, path.display())?;
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
     let null =
         rustix::fs::openat(&directory, name, flags, Mode::empty()).context(step, path.display())?;
-    rustix::stdio::dup2_stdin(&null).context(step, path.display())
+    if !is(null.as_fd())? {
+        return Err(StepError::refused(
+            step,
+            path.display(),
+            "it is not the null device (1:3)",
+        ));
+    }
+    if input {
+        rustix::stdio::dup2_stdin(&null).context(step, path.display())?;
+    }
+    if output {
+        rustix::stdio::dup2_stdout(&null).context(step, path.display())?;
+    }
+    if error {
+        rustix::stdio::dup2_stderr(&null).context(step, path.display())?;
+    }
+    Ok(())
+}
+
+fn is_null(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let stat = rustix::fs::fstat(fd)?;
+    let device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+    Ok(device && stat.st_rdev == rustix::fs::makedev(1, 3))
 }
 
 /// Makes a symlink; what is in its place is removed first, unless it is a directory.

@@ -137,7 +137,7 @@ pub(super) fn pivot(root: &OwnedFd, propagation: Propagation) -> Result<OwnedFd,
     Ok(new)
 }
 
-fn slash() -> Result<OwnedFd, StepError> {
+pub(super) fn slash() -> Result<OwnedFd, StepError> {
     rustix::fs::open(
         c"/",
         OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
@@ -296,6 +296,13 @@ pub(super) fn read_only_root() -> Result<(), StepError> {
 pub(super) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(mount, c"", target, c"", flags)
+}
+
+/// Binds what `source` refers to, alone and propagating nowhere, onto what `target` refers to.
+pub(super) fn bind_descriptor(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
+    let tree = clone(source, false)?;
+    set_propagation(tree.as_fd(), Propagation::Private)?;
+    attach(tree.as_fd(), target)
 }
 
 fn clone(path: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd, Errno> {

@@ -1,6 +1,6 @@
 //! Who the program is and what it may do: user, groups, capabilities, limits, working directory, home.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::str::FromStr;
 
@@ -16,6 +16,7 @@ use crate::plan::{CapabilitySets, Rlimit};
 
 /// More than any /etc/passwd that a person wrote.
 const PASSWD_MAX: u64 = 1 << 20;
+const ENTER: &str = "enter working directory";
 
 pub(super) fn set_rlimit(limit: &Rlimit) -> Result<(), StepError> {
     let resource = match limit.name.as_str() {
@@ -51,10 +52,21 @@ pub(super) fn set_rlimit(limit: &Rlimit) -> Result<(), StepError> {
 /// Enters the directory, made if missing, and proves that it lies inside the root: getcwd(2) of a directory
 /// outside would not begin with `/` (CVE-2024-21626).
 pub(super) fn enter_directory(root: BorrowedFd<'_>, path: &Path) -> Result<(), StepError> {
-    let step = "enter working directory";
     let directory =
-        resolve::open_or_make(root, path, Missing::Directory).context(step, path.display())?;
-    rustix::process::fchdir(&directory).context(step, path.display())?;
+        resolve::open_or_make(root, path, Missing::Directory).context(ENTER, path.display())?;
+    enter(&directory, path)
+}
+
+/// As [`enter_directory`], but nothing is made: in a container that runs, what is there is its own affair.
+pub(super) fn enter_existing(root: BorrowedFd<'_>, path: &Path) -> Result<(), StepError> {
+    let directory = resolve::open_with(root, path, OFlags::PATH | OFlags::DIRECTORY)
+        .context(ENTER, path.display())?;
+    enter(&directory, path)
+}
+
+fn enter(directory: &OwnedFd, path: &Path) -> Result<(), StepError> {
+    let step = ENTER;
+    rustix::process::fchdir(directory).context(step, path.display())?;
     let now = rustix::process::getcwd(Vec::new()).context(step, path.display())?;
     if !now.as_bytes().starts_with(b"/") {
         return Err(StepError::refused(

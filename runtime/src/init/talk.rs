@@ -6,6 +6,7 @@
 //!      │ ── Proceed (in its cgroup) ───────▶ │  walks the steps
 //!      │ ◀──────────── Environment, if asked │  namespaces are there, the root is not
 //!      │ ── Proceed (hooks have run) ──────▶ │  walks on
+//!      │ ◀─────── Terminal + its master, if asked │
 //!      │ ◀────────────────── Failed(error) ─ │  ... and ends; or
 //!      │ ◀────────────────────────── Ready ─ │  waits
 //!      │  records init                       │
@@ -22,10 +23,15 @@
 //! If the parent dies before Stay, init reads end of file where it waits, and ends: what is not recorded does not
 //! live. After Stay it waits for ever; a visitor who leaves without Start changes nothing.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::StepError;
@@ -47,6 +53,8 @@ pub(crate) enum ToInit {
 pub(crate) enum FromInit {
     /// The namespaces are there; the parent may act on them.
     Environment,
+    /// A terminal was made; its master comes with this message.
+    Terminal,
     /// Only `start` is awaited.
     Ready,
     /// And init ends.
@@ -76,22 +84,61 @@ impl Talk {
         Ok(())
     }
 
+    /// A message that carries a descriptor.
+    pub(crate) fn send_with(
+        &self,
+        message: &impl Serialize,
+        descriptor: BorrowedFd<'_>,
+    ) -> Result<(), Errno> {
+        let packet = serde_json::to_vec(message).map_err(|_| Errno::INVAL)?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let descriptors = [descriptor];
+        control.push(SendAncillaryMessage::ScmRights(&descriptors));
+        let packet = [IoSlice::new(&packet)];
+        rustix::io::retry_on_intr(|| {
+            rustix::net::sendmsg(&self.0, &packet, &mut control, SendFlags::NOSIGNAL)
+        })?;
+        Ok(())
+    }
+
     /// The next message; None at end of file.
     pub(crate) fn receive<M: for<'de> Deserialize<'de>>(&self) -> Result<Option<M>, Errno> {
+        Ok(self.receive_with()?.map(|(message, _)| message))
+    }
+
+    /// The next message with the descriptor that it carries, if it does; None at end of file.
+    pub(crate) fn receive_with<M: for<'de> Deserialize<'de>>(
+        &self,
+    ) -> Result<Option<(M, Option<OwnedFd>)>, Errno> {
         let mut packet = vec![0; PACKET_MAX];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
         let got = rustix::io::retry_on_intr(|| {
-            rustix::net::recv(&self.0, &mut packet[..], RecvFlags::empty())
+            rustix::net::recvmsg(
+                &self.0,
+                &mut [IoSliceMut::new(&mut packet)],
+                &mut control,
+                RecvFlags::CMSG_CLOEXEC,
+            )
         });
-        match got {
-            Ok((_, 0)) | Err(Errno::CONNRESET) => Ok(None),
-            Ok((_, length)) => {
-                let packet = packet.get(..length).ok_or(Errno::MSGSIZE)?;
-                serde_json::from_slice(packet)
-                    .map(Some)
-                    .map_err(|_| Errno::BADMSG)
+        let mut descriptor = None;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(mut received) = message {
+                descriptor = received.next();
             }
-            Err(errno) => Err(errno),
         }
+        let length = match got {
+            Ok(got) => got.bytes,
+            Err(Errno::CONNRESET) => 0,
+            Err(errno) => return Err(errno),
+        };
+        if length == 0 {
+            return Ok(None);
+        }
+        let packet = packet.get(..length).ok_or(Errno::MSGSIZE)?;
+        let message = serde_json::from_slice(packet).map_err(|_| Errno::BADMSG)?;
+        Ok(Some((message, descriptor)))
     }
 
     pub(crate) fn into_fd(self) -> OwnedFd {
@@ -106,5 +153,30 @@ impl Talk {
 impl AsFd for Talk {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_descriptor_travels_with_its_message() {
+        let (ours, theirs) = Talk::pair().unwrap();
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        theirs
+            .send_with(&FromInit::Terminal, write.as_fd())
+            .unwrap();
+        theirs.send(&FromInit::Ready).unwrap();
+        drop((write, theirs));
+        let (message, descriptor) = ours.receive_with::<FromInit>().unwrap().unwrap();
+        assert_eq!(message, FromInit::Terminal);
+        let write = descriptor.unwrap();
+        let flags = rustix::io::fcntl_getfd(&write).unwrap();
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+        rustix::io::write(&write, b"x").unwrap();
+        assert_eq!(rustix::io::read(&read, &mut [0; 2]), Ok(1));
+        assert_eq!(ours.receive(), Ok(Some(FromInit::Ready)));
+        assert_eq!(ours.receive::<FromInit>(), Ok(None));
     }
 }

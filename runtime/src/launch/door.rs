@@ -59,7 +59,7 @@ pub(super) fn order_start(talk: &Talk, entrypoint: &str) -> Result<(), StepError
             Err(explain(entrypoint, Errno::from_raw_os_error(code)))
         }
         Some(FromInit::Failed(error)) => Err(error),
-        Some(FromInit::Ready | FromInit::Environment) => {
+        Some(FromInit::Ready | FromInit::Environment | FromInit::Terminal) => {
             let cause = "an unexpected message; this is a defect of init";
             Err(StepError::refused("hear from", "init", cause))
         }

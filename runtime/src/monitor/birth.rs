@@ -96,7 +96,9 @@ impl Making<'_> {
             door: Door::Parent,
             environment: &mut |_| Ok(()),
         };
-        let init = new.launch()?;
+        let mut init = new.launch()?;
+        // A terminal's output is one stream; the pipes have lost their other ends.
+        let stdout = init.terminal.take().unwrap_or(stdout);
         Ok(Child {
             init,
             stdout,

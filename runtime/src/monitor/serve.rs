@@ -167,7 +167,7 @@ impl Service {
                 Start::Failed(self.gone("it ended before it was started; delete it"))
             }
             (Ok(None), other) => other.clone(),
-            (Ok(Some(FromInit::Ready | FromInit::Environment)), other) => other.clone(),
+            (Ok(Some(_)), other) => other.clone(),
             (Err(errno), _) => Start::Failed(StepError::io("hear from", "init", errno)),
         };
         self.talk = None;

@@ -12,7 +12,7 @@ use super::mounts::{self, Propagation};
 use super::namespaces::Namespaces;
 use super::program::{Program, rlimits};
 use super::step::{CapabilitySets, Namespace, Step};
-use super::{Plan, capabilities, refusals};
+use super::{Plan, capabilities, refusals, terminal};
 use crate::cgroup::{Driver, Location, Surroundings};
 use crate::{StepError, seccomp};
 
@@ -37,6 +37,7 @@ impl Plan {
             resources: linux.resources().clone(),
             clone: namespaces.clone.clone(),
             join_pid: namespaces.join_pid.clone(),
+            stage: Vec::new(),
             steps: Vec::new(),
             warnings: Vec::new(),
         };
@@ -47,7 +48,7 @@ impl Plan {
         plan.enter(process, &namespaces);
         plan.names(spec, &namespaces)?;
         plan.root(linux, open)?;
-        plan.furnish(linux, attach)?;
+        plan.furnish(linux, attach, terminal::for_init(process)?)?;
         plan.settle(spec, process)?;
         plan.become_user(linux, process, host)?;
         Ok(plan)
@@ -117,7 +118,12 @@ impl Plan {
         Ok(())
     }
 
-    fn furnish(&mut self, linux: &Linux, attach: Vec<Step>) -> Result<(), StepError> {
+    fn furnish(
+        &mut self,
+        linux: &Linux,
+        attach: Vec<Step>,
+        terminal: Option<Step>,
+    ) -> Result<(), StepError> {
         // Only a /dev that is ours is filled: into an image's own directory nothing is written.
         let own_dev = attach
             .iter()
@@ -125,7 +131,7 @@ impl Plan {
         self.steps.extend(attach);
         if own_dev {
             self.steps.extend(default_devices());
-            self.steps.push(Step::OwnInput);
+            self.steps.push(Step::OwnNull);
         }
         for device in linux.devices().iter().flatten() {
             self.steps.push(Step::Device(node(device)?));
@@ -133,6 +139,8 @@ impl Plan {
         if own_dev {
             self.steps.extend(default_links());
         }
+        // Once /dev is whole, and before anything of it may become read-only or hidden.
+        self.steps.extend(terminal);
         // After the mounts that they hide or protect. Masks last: a read-only bind on top would uncover them.
         for path in linux.readonly_paths().iter().flatten() {
             self.steps.push(Step::ReadOnlyPath(absolute(
@@ -158,7 +166,7 @@ impl Plan {
         Ok(())
     }
 
-    fn become_user(
+    pub(super) fn become_user(
         &mut self,
         linux: &Linux,
         process: &Process,

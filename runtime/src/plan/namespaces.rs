@@ -73,6 +73,12 @@ impl Namespaces {
     }
 }
 
+/// All namespaces that a spec lists: the ones in which its container differs from the host.
+pub(super) fn listed(linux: &Linux) -> Result<Vec<Namespace>, StepError> {
+    let listed = linux.namespaces().iter().flatten();
+    listed.map(|namespace| kind(namespace.typ())).collect()
+}
+
 fn kind(kind: LinuxNamespaceType) -> Result<Namespace, StepError> {
     Ok(match kind {
         LinuxNamespaceType::Mount => Namespace::Mount,

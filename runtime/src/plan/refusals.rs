@@ -73,7 +73,6 @@ fn has_hooks(hooks: &Hooks) -> bool {
 fn in_process(process: &Process) -> Option<&'static str> {
     let given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
     let asked = [
-        (process.terminal() == Some(true), "process.terminal"),
         (given(process.apparmor_profile()), "process.apparmorProfile"),
         (given(process.selinux_label()), "process.selinuxLabel"),
         (process.io_priority().is_some(), "process.ioPriority"),

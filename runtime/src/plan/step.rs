@@ -98,8 +98,24 @@ pub enum Step {
         /// Its text.
         target: String,
     },
-    /// Open the container's own null device as standard input, in the place of the host's.
-    OwnInput,
+    /// Open the container's own null device in the place of the host's, where standard input, output or error is it.
+    OwnNull,
+    /// Make a terminal in the container's devpts, give its master to the parent, and make it the controlling
+    /// terminal and standard input, output and error.
+    Terminal(Terminal),
+    /// exec: enter these namespaces of the container, all at once, by its first process's pidfd.
+    JoinContainer(Vec<Namespace>),
+    /// exec: what is `/` after the container's mount namespace was joined is the container's root.
+    OpenRoot,
+    /// exec: chdir(2) inside the root to a directory that must be there.
+    EnterDirectory(PathBuf),
+    /// sd_listen_fds(3): tell the program of the descriptors that it is given from 3 on.
+    Listen {
+        /// How many.
+        count: u32,
+        /// LISTEN_FDNAMES
+        names: Option<String>,
+    },
     /// Make a path and the mounts below it read-only; none there: nothing.
     ReadOnlyPath(PathBuf),
     /// Hide a path; none there: nothing.
@@ -211,6 +227,17 @@ pub struct DeviceNode {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+}
+
+/// A terminal of the program's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terminal {
+    /// Who owns it.
+    pub owner: u32,
+    /// Rows and columns, if said.
+    pub size: Option<(u16, u16)>,
+    /// Whether it is /dev/console too.
+    pub console: bool,
 }
 
 /// One resource limit.

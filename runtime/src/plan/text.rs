@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::Plan;
 use super::mounts::Propagation;
-use super::step::{Bind, DeviceKind, DeviceNode, Filesystem, Namespace, Step};
+use super::step::{Bind, DeviceKind, DeviceNode, Filesystem, Namespace, Step, Terminal};
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -14,6 +14,15 @@ impl fmt::Display for Plan {
         }
         let names: Vec<String> = self.clone.iter().map(Namespace::to_string).collect();
         writeln!(f, "clone {}", names.join(" "))?;
+        if !self.stage.is_empty() {
+            writeln!(f, "stage")?;
+        }
+        for step in &self.stage {
+            writeln!(f, "  {step}")?;
+        }
+        if !self.stage.is_empty() {
+            writeln!(f, "then")?;
+        }
         for step in &self.steps {
             writeln!(f, "  {step}")?;
         }
@@ -82,7 +91,13 @@ impl fmt::Display for Step {
             Step::AttachBind(bind) => write!(f, "{bind}"),
             Step::Device(device) => write!(f, "{device}"),
             Step::Symlink { path, target } => write!(f, "symlink {} -> {target}", path.display()),
-            Step::OwnInput => write!(f, "standard input /dev/null"),
+            Step::OwnNull => write!(f, "own /dev/null for host's"),
+            Step::Terminal(terminal) => write!(f, "{terminal}"),
+            Step::JoinContainer(namespaces) => {
+                let names: Vec<String> = namespaces.iter().map(Namespace::to_string).collect();
+                write!(f, "join container's {}", names.join(" "))
+            }
+            Step::OpenRoot => write!(f, "open root"),
             Step::ReadOnlyPath(path) => write!(f, "read-only {}", path.display()),
             Step::MaskPath(path) => write!(f, "mask {}", path.display()),
             Step::ReadOnlyRoot => write!(f, "read-only root"),
@@ -102,6 +117,10 @@ fn fmt_process(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             amount(limit.hard)
         ),
         Step::WorkingDirectory(path) => write!(f, "working directory {}", path.display()),
+        Step::EnterDirectory(path) => write!(f, "enter directory {}", path.display()),
+        Step::Listen { count, names } => {
+            write!(f, "listen {count} {}", names.as_deref().unwrap_or_default())
+        }
         Step::Home { uid } => write!(f, "home of {uid}"),
         Step::BoundCapabilities(names) => write!(f, "bounding {}", list(names)),
         Step::User { uid, gid, groups } => write!(f, "user {uid} group {gid} groups {groups:?}"),
@@ -196,6 +215,16 @@ impl fmt::Display for Bind {
             self.flags,
             self.propagation
         )
+    }
+}
+
+impl fmt::Display for Terminal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "terminal of {}", self.owner)?;
+        if let Some((rows, columns)) = self.size {
+            write!(f, ", {rows} rows {columns} columns")?;
+        }
+        f.write_str(if self.console { ", /dev/console" } else { "" })
     }
 }
 

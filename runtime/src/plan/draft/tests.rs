@@ -91,7 +91,7 @@ fn the_whole_plan_in_order() {
           device /dev/random c 1:8 0666 0:0
           device /dev/urandom c 1:9 0666 0:0
           device /dev/tty c 5:0 0666 0:0
-          standard input /dev/null
+          own /dev/null for host's
           symlink /dev/ptmx -> pts/ptmx
           symlink /dev/fd -> /proc/self/fd
           symlink /dev/stdin -> /proc/self/fd/0
@@ -136,6 +136,23 @@ fn without_no_new_privileges_the_filter_comes_before_the_capabilities_go() {
 }
 
 #[test]
+fn a_terminal_is_made_in_a_whole_dev_that_is_still_writable() {
+    let with_terminal = |spec: &mut Value| {
+        spec["process"]["terminal"] = json!(true);
+        spec["process"]["consoleSize"] = json!({"height": 10, "width": 110});
+    };
+    let text = plan(with_terminal).unwrap().to_string();
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let at = |line: &str| lines.iter().position(|one| *one == line).expect(line);
+    let terminal = at("terminal of 33, 10 rows 110 columns, /dev/console");
+    assert_eq!(terminal, at("symlink /dev/stderr -> /proc/self/fd/2") + 1);
+    assert!(terminal < at("read-only /proc/sys") && terminal < at("user 33 group 34 groups [5]"));
+    let no_terminal =
+        plan(|spec| spec["process"]["consoleSize"] = json!({"height": 1, "width": 1}));
+    assert!(!no_terminal.unwrap().to_string().contains("terminal"));
+}
+
+#[test]
 fn a_plan_survives_the_wire_and_shows_no_secret() {
     let plan = plan(|_| {}).unwrap();
     let text = serde_json::to_string(&plan).unwrap();
@@ -146,12 +163,9 @@ fn a_plan_survives_the_wire_and_shows_no_secret() {
 
 #[test]
 fn what_is_not_supported_is_refused_by_name() {
-    let cases: [Case; 10] = [
+    let cases: [Case; 9] = [
         ("hooks", |spec| {
             spec["hooks"] = json!({"poststop": [{"path": "/x"}]})
-        }),
-        ("process.terminal", |spec| {
-            spec["process"]["terminal"] = json!(true)
         }),
         ("process.apparmorProfile", |spec| {
             spec["process"]["apparmorProfile"] = json!("x")

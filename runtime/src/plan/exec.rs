@@ -1,0 +1,70 @@
+//! The plan of `exec`: a process that joins a running container.
+//!
+//! [`Asked`] is what the caller wants, [`Asked::process`] fills the gaps from the container's own process, and
+//! [`Plan::of_exec`] turns the result into steps. The stage walks the first half, outside; what it clones was never
+//! seen by the container before it could not be looked into, and is in the container's cgroup from its first
+//! instruction. Pure like the rest of the planner.
+//!
+//! Deliberately absent: making a missing working directory (the container runs: what is there is its own affair),
+//! and any capability that neither the container's process nor the caller names.
+
+mod asked;
+mod user;
+
+use oci_spec::runtime::{Process, Spec};
+
+use super::draft::absolute;
+use super::facts::HostFacts;
+use super::step::Step;
+use super::{Plan, namespaces, terminal};
+use crate::StepError;
+use crate::cgroup::Location;
+
+pub use asked::Asked;
+pub use user::ExecUser;
+
+impl Plan {
+    /// Plans `process` as one more process of the container that `spec` made. `cgroup` is where it has to be.
+    pub fn of_exec(
+        spec: &Spec,
+        process: &Process,
+        cgroup: &Location,
+        host: &HostFacts,
+    ) -> Result<Plan, StepError> {
+        let cause = "the spec must have it";
+        let linux = spec.linux().as_ref();
+        let linux = linux.ok_or_else(|| StepError::refused("plan exec", "linux", cause))?;
+        let mut plan = Plan {
+            cgroup: cgroup.clone(),
+            resources: None,
+            clone: Vec::new(),
+            join_pid: None,
+            stage: Vec::new(),
+            steps: Vec::new(),
+            warnings: Vec::new(),
+        };
+        plan.stage(process, namespaces::listed(linux)?);
+        // Of the container, in which this process is: the root that mount_namespaces(7) gave it.
+        plan.steps.push(Step::OpenRoot);
+        plan.steps.push(Step::NewSessionKeyring);
+        plan.steps.extend(terminal::for_exec(process)?);
+        let cwd = absolute("working directory", process.cwd())?;
+        plan.steps.push(Step::EnterDirectory(cwd));
+        plan.become_user(linux, process, host)?;
+        Ok(plan)
+    }
+
+    fn stage(&mut self, process: &Process, namespaces: Vec<super::Namespace>) {
+        // First: from here on no process of the container can look into it (CVE-2016-9962).
+        self.stage.push(Step::Undumpable);
+        // Nothing of the exec is done outside of the container's group, and its child is born there.
+        self.stage.push(Step::AwaitCgroup);
+        // The host's proc file: once joined, /proc is what the container says.
+        self.stage
+            .extend(process.oom_score_adj().map(Step::OomScoreAdj));
+        self.stage.push(Step::JoinContainer(namespaces));
+    }
+}
+
+#[cfg(test)]
+mod tests;
