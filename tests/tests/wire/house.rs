@@ -22,8 +22,11 @@ const BROKEN: Duration = Duration::from_secs(30);
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
-/// A store with the cluster `default`.
+/// A store with the cluster `default`. What both sides log is shown if the test fails.
 pub(crate) fn store(directory: &Path) -> Arc<RedbStore> {
+    let logging = tracing_subscriber::fmt().with_env_filter("longshore=debug");
+    // Only the first test of a process installs it, for all.
+    logging.with_test_writer().try_init().ok();
     let store = RedbStore::open(directory).unwrap();
     let cluster = Cluster {
         name: "default".into(),
@@ -148,7 +151,11 @@ impl Host {
 
     pub(crate) fn up(&self) -> Shell {
         let (link, events) = Link::start(self.config.clone());
-        Shell { link, events }
+        Shell {
+            link,
+            events,
+            seen: Vec::new(),
+        }
     }
 
     pub(crate) fn identity(&self) -> PathBuf {
@@ -160,12 +167,18 @@ impl Host {
 pub(crate) struct Shell {
     pub(crate) link: Link,
     pub(crate) events: mpsc::Receiver<FromControl>,
+    /// What came so far, for the report of a test that waits in vain.
+    seen: Vec<String>,
 }
 
 impl Shell {
     pub(crate) async fn next(&mut self) -> FromControl {
-        let next = timeout(BROKEN, self.events.recv()).await;
-        next.expect("an event").expect("an open link")
+        let Ok(next) = timeout(BROKEN, self.events.recv()).await else {
+            panic!("no event came; those before were {:#?}", self.seen);
+        };
+        let next = next.expect("an open link");
+        self.seen.push(format!("{next:?}"));
+        next
     }
 
     /// The next event that `pick` takes.
