@@ -1,8 +1,9 @@
 //! A control plane and its agents' links in this process, over real TLS on loopback.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use longshore_agent::link::{FromControl, Link, LinkConfig, Registration, Wish};
@@ -20,13 +21,45 @@ use tokio::time::timeout;
 /// Nothing here takes this long unless it is broken.
 const BROKEN: Duration = Duration::from_secs(30);
 
+/// What all tests of this process have logged, at every level.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+pub(crate) fn log() -> &'static Log {
+    static LOG: OnceLock<Log> = OnceLock::new();
+    LOG.get_or_init(|| {
+        let log = Log::default();
+        let writer = log.clone();
+        tracing_subscriber::fmt()
+            .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+            .with_writer(move || writer.clone())
+            .init();
+        log
+    })
+}
+
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
-/// A store with the cluster `default`. What both sides log is shown if the test fails.
+/// A store with the cluster `default`. From here on everything is logged.
 pub(crate) fn store(directory: &Path) -> Arc<RedbStore> {
-    let logging = tracing_subscriber::fmt().with_env_filter("longshore=debug");
-    // Only the first test of a process installs it, for all.
-    logging.with_test_writer().try_init().ok();
+    log();
     let store = RedbStore::open(directory).unwrap();
     let cluster = Cluster {
         name: "default".into(),
@@ -174,7 +207,9 @@ pub(crate) struct Shell {
 impl Shell {
     pub(crate) async fn next(&mut self) -> FromControl {
         let Ok(next) = timeout(BROKEN, self.events.recv()).await else {
-            panic!("no event came; those before were {:#?}", self.seen);
+            let log = log().text();
+            let ours: Vec<&str> = log.lines().filter(|l| l.contains("longshore")).collect();
+            panic!("no event came after {:#?}; all logs: {ours:#?}", self.seen);
         };
         let next = next.expect("an open link");
         self.seen.push(format!("{next:?}"));
