@@ -1,0 +1,134 @@
+//! The foreground: a command that stays until the process it started has ended, and stands in for it meanwhile.
+//!
+//! ```text
+//!   keyboard ──▶ standard input ──▶ master ──▶ process      only with a terminal
+//!   screen ◀── standard output ◀── master ◀── process
+//!   signals ────────────────────────────────▶ process
+//!   exit status ◀──────────────────── pidfd ─ process
+//! ```
+//! One poll loop. The end is seen on a pidfd, so a process that ends at once is not missed, and signals come from a
+//! signalfd, so none interrupts anything. The caller's terminal is set back whatever happens, SIGKILL excepted.
+//! Deliberately absent: job control (a process in a container is in a session of its own), escape keys.
+
+mod relay;
+mod screen;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
+
+use crate::StepError;
+use crate::error::Context;
+use relay::Relay;
+
+/// What is this program's own business: its children's end, its own faults.
+const NOT_FORWARDED: [Signal; 9] = [
+    Signal::SIGCHLD,
+    Signal::SIGURG,
+    Signal::SIGPIPE,
+    Signal::SIGSEGV,
+    Signal::SIGBUS,
+    Signal::SIGILL,
+    Signal::SIGFPE,
+    Signal::SIGABRT,
+    Signal::SIGTRAP,
+];
+
+/// Signals are held back from here on, to be forwarded once there is somebody to have them.
+#[derive(Debug)]
+pub(crate) struct Foreground {
+    signals: SignalFd,
+    before: SigSet,
+}
+
+impl Foreground {
+    /// To be called before the process is made: what comes meanwhile is not lost. Init resets its own mask.
+    pub(crate) fn new() -> Result<Foreground, StepError> {
+        let mut mask = SigSet::all();
+        for signal in NOT_FORWARDED {
+            mask.remove(signal);
+        }
+        let before = mask
+            .thread_swap_mask(SigmaskHow::SIG_BLOCK)
+            .context("block", "signals")?;
+        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+            .context("wait for", "signals")?;
+        Ok(Foreground { signals, before })
+    }
+
+    /// Stays until the process has ended, which must be a child: its exit status, 128 and the signal if one ended it.
+    /// `terminal` is its master.
+    pub(crate) fn attend(
+        self,
+        process: BorrowedFd<'_>,
+        terminal: Option<OwnedFd>,
+    ) -> Result<u8, StepError> {
+        let mut relay = terminal.map(Relay::new).transpose()?;
+        loop {
+            let ready = self.poll(process, relay.as_ref())?;
+            if let Some(relay) = &mut relay {
+                relay.carry();
+            }
+            self.forward(process, relay.as_ref())?;
+            if ready {
+                break;
+            }
+        }
+        if let Some(relay) = relay {
+            relay.finish();
+        }
+        let status =
+            rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(process), WaitIdOptions::EXITED))
+                .context("wait for", "process")?;
+        Ok(status.map_or(u8::MAX, |status| exit_code(&status)))
+    }
+
+    /// Waits until something is to be done; whether the process has ended.
+    fn poll(&self, process: BorrowedFd<'_>, relay: Option<&Relay>) -> Result<bool, StepError> {
+        let mut all = vec![
+            PollFd::from_borrowed_fd(process, PollFlags::IN),
+            PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN),
+        ];
+        all.extend(relay.into_iter().flat_map(Relay::wants));
+        rustix::io::retry_on_intr(|| poll(&mut all, None)).context("poll", "process")?;
+        Ok(!all[0].revents().is_empty())
+    }
+
+    fn forward(&self, process: BorrowedFd<'_>, relay: Option<&Relay>) -> Result<(), StepError> {
+        while let Some(info) = self.signals.read_signal().context("read", "signals")? {
+            let number = info.ssi_signo as i32;
+            match (number == libc::SIGWINCH, relay) {
+                (true, Some(relay)) => relay.resize(),
+                _ => {
+                    if let Some(signal) = rustix::process::Signal::from_named_raw(number) {
+                        // It may have ended: then its exit status is what counts.
+                        pidfd_send_signal(process, signal).ok();
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Foreground {
+    fn drop(&mut self) {
+        // What is pending now is ours: whoever interrupts a command that is done may end it.
+        self.before.thread_set_mask().ok();
+    }
+}
+
+/// As a shell counts it.
+pub(crate) fn exit_code(status: &WaitIdStatus) -> u8 {
+    let code = match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => code,
+        (None, signal) => 128 + signal.unwrap_or(127),
+    };
+    u8::try_from(code).unwrap_or(u8::MAX)
+}
+
+#[cfg(test)]
+mod tests;
