@@ -5,10 +5,12 @@
 //! and namespaces with it. Deliberately absent: any retry, any fallback, any reading of the image before
 //! the host's tree is gone.
 
+mod attribute;
 mod descriptors;
 mod device;
 mod filesystem;
 mod identity;
+mod procfs;
 mod program;
 mod resolve;
 mod talk;
@@ -31,6 +33,8 @@ use crate::launch::{Door, Root};
 use crate::plan::{Environment, Namespace, Plan, Step, Terminal};
 
 pub(crate) use descriptors::{Descriptors, Shape};
+use procfs::Procfs;
+
 pub(crate) use filesystem::null_mount;
 pub(crate) use program::explain;
 pub(crate) use talk::{FromInit, Talk, ToInit};
@@ -63,6 +67,8 @@ struct Walk {
     host_root: Option<Root>,
     /// The container's root, once pivoted.
     root: Option<OwnedFd>,
+    /// The host's procfs.
+    proc: Option<Procfs>,
     null: Option<filesystem::Stamp>,
     empty: Option<filesystem::Stamp>,
     /// Detached bind mounts by slot.
@@ -87,6 +93,7 @@ impl Walk {
             stdio,
             host_root: Some(root),
             root: None,
+            proc: None,
             null: None,
             empty: None,
             trees: Vec::new(),
@@ -128,10 +135,17 @@ impl Walk {
                     .context("report", "environment")?;
                 self.expect(&ToInit::Proceed)
             }
-            Step::OomScoreAdj(value) => {
-                std::fs::write("/proc/self/oom_score_adj", value.to_string())
-                    .context("set OOM score adjustment", value)
+            Step::OpenProc => {
+                self.proc = Some(Procfs::open()?);
+                Ok(())
             }
+            Step::OomScoreAdj(value) => self
+                .proc()?
+                .write_own("oom_score_adj", &value.to_string())
+                .context("set OOM score adjustment", value),
+            Step::ProveForeign { namespace, path } => prove_foreign(self.proc()?, *namespace, path),
+            Step::Label { kind, text } => self.proc()?.write_label(*kind, text),
+            Step::Sysctl { path, value } => self.proc()?.write_sysctl(path, value),
             Step::Join { namespace, path } => join(*namespace, path),
             Step::NewCgroupNamespace => {
                 unshare(CloneFlags::CLONE_NEWCGROUP).context("unshare", "cgroup namespace")
@@ -196,6 +210,7 @@ impl Walk {
     /// The steps that turn init into the program.
     fn take_identity(&mut self, step: &Step) -> Result<(), StepError> {
         match step {
+            Step::Attribute(wanted) => attribute::set(wanted),
             Step::Rlimit(limit) => identity::set_rlimit(limit),
             Step::WorkingDirectory(path) => identity::enter_directory(self.root()?, path),
             Step::OpenRoot => {
@@ -237,6 +252,12 @@ impl Walk {
             .as_ref()
             .map(AsFd::as_fd)
             .ok_or_else(|| out_of_order("resolve", Path::new("/")))
+    }
+
+    fn proc(&self) -> Result<&Procfs, StepError> {
+        self.proc
+            .as_ref()
+            .ok_or_else(|| out_of_order("write", Path::new("/proc")))
     }
 
     fn talk(&self) -> Result<&Talk, StepError> {
@@ -399,6 +420,24 @@ fn join(namespace: Namespace, path: &Path) -> Result<(), StepError> {
         Namespace::Pid | Namespace::Mount => return Err(out_of_order("join namespace", path)),
     };
     enter(path, kind)
+}
+
+/// A parameter of a namespace is written only where the container has one that is not the host's.
+fn prove_foreign(proc: &Procfs, namespace: Namespace, path: &Path) -> Result<(), StepError> {
+    let step = "compare namespace";
+    let name = match namespace {
+        Namespace::Uts => "uts",
+        Namespace::Ipc => "ipc",
+        Namespace::Network => "net",
+        other => return Err(out_of_order(step, Path::new(&other.to_string()))),
+    };
+    let own = proc.own_namespace(name).context(step, name)?;
+    let other = rustix::fs::stat(path).context(step, path.display())?.st_ino;
+    if own != other {
+        return Ok(());
+    }
+    let cause = "it is the host's own, and a sysctl would change it; remove the sysctl or give another namespace";
+    Err(StepError::refused(step, path.display(), cause))
 }
 
 /// setns(2) to the namespace at a path, which must be of that type.

@@ -5,18 +5,22 @@
 //! (`Display`) shows the names of environment variables and never their values.
 //!
 //! Deliberately absent, and refused by name: user and time namespaces, hooks, id-mapped mounts, terminals,
-//! AppArmor and SELinux labels, sysctl, network devices, schedulers, personality, shared propagation.
+//! network devices, shared propagation.
 
+mod attribute;
 mod capabilities;
 mod devices;
 mod draft;
 mod exec;
 mod facts;
+mod label;
 mod mounts;
 mod namespaces;
 mod program;
+mod ranges;
 mod refusals;
 mod step;
+mod sysctl;
 mod terminal;
 mod text;
 
@@ -25,8 +29,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Location;
 
+pub use attribute::{Attribute, MemoryPolicy, Scheduling};
 pub use exec::{Asked, ExecUser};
 pub use facts::HostFacts;
+pub use label::LabelKind;
 pub use mounts::{MountFlags, Propagation};
 pub use step::{
     Bind, CapabilitySets, DeviceKind, DeviceNode, Environment, Filesystem, Namespace, Rlimit, Step,

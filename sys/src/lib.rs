@@ -14,6 +14,7 @@ mod exec;
 mod keyring;
 mod link;
 mod mount;
+mod schedule;
 mod seccomp;
 mod signal;
 
@@ -23,6 +24,9 @@ pub use keyring::join_anonymous_session_keyring;
 pub use link::bring_up_loopback;
 pub use mount::{MountAttributes, mount_setattr};
 pub use rustix::io::Errno;
+pub use schedule::{
+    SchedulingAttributes, set_io_priority, set_memory_policy, set_personality, set_scheduling,
+};
 pub use seccomp::set_mode_filter;
 pub use signal::default_all_signals;
 

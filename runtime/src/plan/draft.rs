@@ -8,11 +8,13 @@ use oci_spec::runtime::{Linux, Process, Spec};
 
 use super::devices::{default_devices, default_links, node};
 use super::facts::HostFacts;
+use super::label::{LabelKind, Labels};
 use super::mounts::{self, Propagation};
 use super::namespaces::Namespaces;
 use super::program::{Program, rlimits};
 use super::step::{CapabilitySets, Namespace, Step};
-use super::{Plan, capabilities, refusals, terminal};
+use super::sysctl::Sysctls;
+use super::{Plan, attribute, capabilities, label, refusals, sysctl, terminal};
 use crate::cgroup::{Driver, Location, Surroundings};
 use crate::{StepError, seccomp};
 
@@ -44,9 +46,15 @@ impl Plan {
         let view = namespaces
             .new_cgroup
             .then_some(host.v1_hierarchies.as_slice());
-        let (open, attach) = mounts::steps(spec.mounts().as_deref().unwrap_or_default(), view)?;
-        plan.enter(process, &namespaces);
+        let (open, mut attach) = mounts::steps(spec.mounts().as_deref().unwrap_or_default(), view)?;
+        let labels = label::of_process(process, host)?;
+        let sysctls = sysctl::of(spec)?;
+        plan.warnings
+            .extend(label::on_mounts(linux, host, &mut attach)?);
+        plan.warnings.extend(labels.warnings.iter().cloned());
+        plan.enter(process, &namespaces, &labels, &sysctls);
         plan.names(spec, &namespaces)?;
+        plan.write_proc(labels, sysctls);
         plan.root(linux, open)?;
         plan.furnish(linux, attach, terminal::for_init(process)?)?;
         plan.settle(spec, process)?;
@@ -55,14 +63,26 @@ impl Plan {
     }
 
     /// The host's /proc is still in sight, and the host's paths still mean what they say.
-    fn enter(&mut self, process: &Process, namespaces: &Namespaces) {
+    fn enter(
+        &mut self,
+        process: &Process,
+        namespaces: &Namespaces,
+        labels: &Labels,
+        sysctls: &Sysctls,
+    ) {
         // First: from here on no process of a joined pid namespace can look into init (CVE-2016-9962).
         self.steps.push(Step::Undumpable);
         // Before anything allocates on the container's behalf, so that it is charged to the container.
         self.steps.push(Step::AwaitCgroup);
-        // The host's proc file: inside the root, /proc is what the image says.
+        // The host's: inside the root, /proc is what the image says.
+        let writes = process.oom_score_adj().is_some()
+            || !labels.exec.is_empty()
+            || !sysctls.write.is_empty();
+        self.steps.extend(writes.then_some(Step::OpenProc));
         self.steps
             .extend(process.oom_score_adj().map(Step::OomScoreAdj));
+        // While this process is still in the host's namespaces.
+        self.steps.extend(sysctls.prove.iter().cloned());
         let join = |(namespace, path): &(Namespace, PathBuf)| Step::Join {
             namespace: *namespace,
             path: path.clone(),
@@ -71,7 +91,26 @@ impl Plan {
         // After the group was entered: that group becomes the root of the view.
         self.steps
             .extend(namespaces.new_cgroup.then_some(Step::NewCgroupNamespace));
+        self.keyring(labels);
+    }
+
+    /// The keyring has the program's label; keys that the program makes are labelled by policy again.
+    fn keyring(&mut self, labels: &Labels) {
+        let label = |text: &str| Step::Label {
+            kind: LabelKind::SelinuxKeyCreate,
+            text: text.into(),
+        };
+        let named = labels.keyring.as_deref();
+        self.steps.extend(named.map(label));
         self.steps.push(Step::NewSessionKeyring);
+        self.steps.extend(named.map(|_| label("")));
+    }
+
+    /// In the container's namespaces, and through the host's procfs: the container's own may be faked.
+    fn write_proc(&mut self, labels: Labels, sysctls: Sysctls) {
+        self.steps.extend(sysctls.write);
+        // They take effect at the next execve: after this no hook may be executed outside of the root.
+        self.steps.extend(labels.exec);
     }
 
     fn names(&mut self, spec: &Spec, namespaces: &Namespaces) -> Result<(), StepError> {
@@ -175,9 +214,13 @@ impl Plan {
         let (bounding, sets, warnings) = capabilities::sets(process.capabilities().as_ref(), host)?;
         let program = Program::of(process)?;
         let user = process.user();
-        self.warnings = warnings;
+        self.warnings.extend(warnings);
         self.steps
             .extend(program.needs_home.then_some(Step::Home { uid: user.uid() }));
+        // Before the capabilities that some of it needs are gone.
+        let attributes = attribute::of(linux, process)?;
+        self.steps
+            .extend(attributes.into_iter().map(Step::Attribute));
         self.steps.extend(rlimits(process)?);
         // Needs CAP_SETPCAP in force, which a change of user takes away.
         self.steps.push(Step::BoundCapabilities(bounding));

@@ -5,6 +5,9 @@ use caps::{CapSet, Capability};
 use crate::StepError;
 use crate::error::Context;
 
+/// File system type of a mounted selinuxfs, linux/magic.h.
+const SELINUX_MAGIC: rustix::fs::FsWord = 0xf97c_ff8c;
+
 /// What the planner must know about the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostFacts {
@@ -12,10 +15,14 @@ pub struct HostFacts {
     pub bounding: Vec<String>,
     /// cgroup v1 hierarchies as mount options (`cpu,cpuacct`, `name=systemd`); empty on pure v2.
     pub v1_hierarchies: Vec<String>,
+    /// Whether AppArmor enforces profiles.
+    pub apparmor: bool,
+    /// Whether SELinux is in force.
+    pub selinux: bool,
 }
 
 impl HostFacts {
-    /// Reads /proc/self/cgroup and the bounding set.
+    /// Reads /proc/self/cgroup, the bounding set, and which security modules there are.
     pub fn read() -> Result<HostFacts, StepError> {
         let held = caps::read(None, CapSet::Bounding).map_err(|error| {
             StepError::refused("read", "capability bounding set", error.to_string())
@@ -27,6 +34,11 @@ impl HostFacts {
         Ok(HostFacts {
             bounding: held.iter().map(Capability::to_string).collect(),
             v1_hierarchies: v1_hierarchies(&groups),
+            // A module that is not there has no such file.
+            apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled")
+                .is_ok_and(|text| text.starts_with(b"Y")),
+            selinux: rustix::fs::statfs("/sys/fs/selinux")
+                .is_ok_and(|statfs| statfs.f_type == SELINUX_MAGIC),
         })
     }
 }

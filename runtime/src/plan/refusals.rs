@@ -72,24 +72,13 @@ fn has_hooks(hooks: &Hooks) -> bool {
 
 fn in_process(process: &Process) -> Option<&'static str> {
     let given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
-    let asked = [
-        (given(process.apparmor_profile()), "process.apparmorProfile"),
-        (given(process.selinux_label()), "process.selinuxLabel"),
-        (process.io_priority().is_some(), "process.ioPriority"),
-        (process.scheduler().is_some(), "process.scheduler"),
-        (
-            process.exec_cpu_affinity().is_some(),
-            "process.execCPUAffinity",
-        ),
-        (given(process.command_line()), "process.commandLine"),
-    ];
+    let asked = [(given(process.command_line()), "process.commandLine")];
     asked
         .into_iter()
         .find_map(|(asked, name)| asked.then_some(name))
 }
 
 fn in_linux(linux: &Linux) -> Option<&'static str> {
-    let given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
     let asked = [
         (
             linux
@@ -106,10 +95,6 @@ fn in_linux(linux: &Linux) -> Option<&'static str> {
             "linux.gidMappings",
         ),
         (
-            linux.sysctl().as_ref().is_some_and(|all| !all.is_empty()),
-            "linux.sysctl",
-        ),
-        (
             linux
                 .net_devices()
                 .as_ref()
@@ -123,10 +108,7 @@ fn in_linux(linux: &Linux) -> Option<&'static str> {
                 .is_some_and(|all| !all.is_empty()),
             "linux.timeOffsets",
         ),
-        (given(linux.mount_label()), "linux.mountLabel"),
         (linux.intel_rdt().is_some(), "linux.intelRdt"),
-        (linux.memory_policy().is_some(), "linux.memoryPolicy"),
-        (linux.personality().is_some(), "linux.personality"),
     ];
     asked
         .into_iter()

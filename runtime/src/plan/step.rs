@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::attribute::Attribute;
+use super::label::LabelKind;
 use super::mounts::{MountFlags, Propagation};
 use crate::seccomp::Filter;
 
@@ -37,8 +39,17 @@ pub enum Step {
     /// Tell the parent that the namespaces are there and wait until it has run what belongs there: hooks of the
     /// runtime's namespace, network devices.
     AwaitEnvironment,
-    /// Write /proc/self/oom_score_adj, the host's proc.
+    /// Open the host's /proc, verified, for the steps that write there.
+    OpenProc,
+    /// Write oom_score_adj of this process.
     OomScoreAdj(i32),
+    /// Refuse a namespace's path that leads to the namespace this process is in, the host's.
+    ProveForeign {
+        /// Its type.
+        namespace: Namespace,
+        /// The path.
+        path: PathBuf,
+    },
     /// setns(2) to a namespace by its path on the host.
     Join {
         /// Its type, which the kernel verifies.
@@ -50,6 +61,20 @@ pub enum Step {
     NewCgroupNamespace,
     /// Leave the agent's session keyring.
     NewSessionKeyring,
+    /// A security label for what this process makes or executes next.
+    Label {
+        /// Whose, and for what.
+        kind: LabelKind,
+        /// The label.
+        text: String,
+    },
+    /// Write a kernel parameter of a namespace of the container.
+    Sysctl {
+        /// Below /proc/sys.
+        path: PathBuf,
+        /// Written as it is.
+        value: String,
+    },
     /// Set `lo` up in a new network namespace.
     LoopbackUp,
     /// sethostname(2)
@@ -122,6 +147,8 @@ pub enum Step {
     MaskPath(PathBuf),
     /// The root mount becomes read-only; the mounts on it keep their own flags.
     ReadOnlyRoot,
+    /// Scheduler, priorities, affinity, personality.
+    Attribute(Attribute),
     /// setrlimit(2)
     Rlimit(Rlimit),
     /// chdir(2) inside the root, the directory made if missing.

@@ -52,6 +52,13 @@ impl fmt::Display for Step {
             Step::Undumpable => write!(f, "undumpable"),
             Step::AwaitCgroup => write!(f, "await cgroup"),
             Step::AwaitEnvironment => write!(f, "await environment"),
+            Step::OpenProc => write!(f, "open host proc"),
+            Step::ProveForeign { namespace, path } => {
+                let path = path.display();
+                write!(f, "prove that {namespace} {path} is not the host's")
+            }
+            Step::Label { kind, text } => write!(f, "label {kind:?} {text}"),
+            Step::Sysctl { path, value } => write!(f, "sysctl {} = {value}", path.display()),
             Step::OomScoreAdj(value) => write!(f, "oom score adjustment {value}"),
             Step::Join { namespace, path } => write!(f, "join {namespace} {}", path.display()),
             Step::NewCgroupNamespace => write!(f, "new cgroup namespace"),
@@ -109,6 +116,7 @@ impl fmt::Display for Step {
 /// The steps that change the process rather than the file systems.
 fn fmt_process(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match step {
+        Step::Attribute(attribute) => write!(f, "{attribute}"),
         Step::Rlimit(limit) => write!(
             f,
             "{} {} {}",

@@ -13,6 +13,8 @@ fn host() -> HostFacts {
     HostFacts {
         bounding,
         v1_hierarchies: vec!["cpu,cpuacct".into(), "name=systemd".into()],
+        apparmor: false,
+        selinux: false,
     }
 }
 
@@ -71,6 +73,7 @@ fn the_whole_plan_in_order() {
         clone pid mount uts ipc
           undumpable
           await cgroup
+          open host proc
           oom score adjustment 100
           join network /run/netns/t1
           new cgroup namespace
@@ -102,6 +105,7 @@ fn the_whole_plan_in_order() {
           working directory /srv
           read-only root
           home of 33
+          affinity to every CPU
           RLIMIT_NOFILE 1024 unlimited
           bounding CHOWN NET_BIND_SERVICE
           user 33 group 34 groups [5]
@@ -115,6 +119,108 @@ fn the_whole_plan_in_order() {
         warning: CAP_SYS_ADMIN is not in this host's bounding set: left out
     "#]]
     .assert_eq(&plan(|_| {}).unwrap().to_string());
+}
+
+/// The lines of a plan that hold any of these words.
+fn lines(plan: &Plan, words: &[&str]) -> String {
+    let text = plan.to_string();
+    let wanted = |line: &&str| words.iter().any(|word| line.contains(word));
+    text.lines().filter(wanted).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn sysctls_are_written_through_the_hosts_proc_in_the_containers_namespaces() {
+    let plan = plan(|spec| {
+        spec["linux"]["sysctl"] = json!({"net.core.somaxconn": "256", "kernel.sem": "1 2 3 4"});
+    })
+    .unwrap();
+    expect_test::expect![[r#"
+          open host proc
+          prove that network /run/netns/t1 is not the host's
+          join network /run/netns/t1
+          sysctl kernel/sem = 1 2 3 4
+          sysctl net/core/somaxconn = 256
+          pivot root, private"#]]
+    .assert_eq(&lines(
+        &plan,
+        &["host proc", "prove", "join", "sysctl ", "pivot"],
+    ));
+}
+
+#[test]
+fn labels_of_a_host_with_both_modules() {
+    let mut host = host();
+    (host.apparmor, host.selinux) = (true, true);
+    let mut spec = spec();
+    spec["process"]["apparmorProfile"] = json!("web");
+    spec["process"]["selinuxLabel"] = json!("u:r:t:s0");
+    spec["linux"]["mountLabel"] = json!("u:o:f:s0");
+    let plan = Plan::of(&serde_json::from_value(spec).unwrap(), &host).unwrap();
+    expect_test::expect![[r#"
+        clone pid mount uts ipc
+          open host proc
+          label SelinuxKeyCreate u:r:t:s0
+          new session keyring
+          label SelinuxKeyCreate 
+          label AppArmorExec web
+          label SelinuxExec u:r:t:s0
+          pivot root, private
+          mount proc /proc rw,nosuid,nodev,noexec private, no symlink
+          mount tmpfs /dev rw,nosuid,strictatime private mode=755 context=u:o:f:s0
+          mount cgroup /sys/fs/cgroup ro,nosuid,nodev,noexec [cpu,cpuacct name=systemd]"#]]
+    .assert_eq(&lines(
+        &plan,
+        &["host proc", "label", "keyring", "pivot", "mount "],
+    ));
+    assert!(plan.warnings.len() == 1, "{:?}", plan.warnings);
+}
+
+#[test]
+fn labels_that_nobody_enforces_are_a_warning() {
+    let plan = plan(|spec| {
+        spec["process"]["apparmorProfile"] = json!("web");
+        spec["process"]["selinuxLabel"] = json!("u:r:t:s0");
+        spec["linux"]["mountLabel"] = json!("u:o:f:s0");
+    })
+    .unwrap();
+    expect_test::expect![[r#"
+        warning: SELinux mount label `u:o:f:s0` is not in force: this host has no SELinux
+        warning: AppArmor profile `web` is not in force: this host has no AppArmor
+        warning: SELinux label `u:r:t:s0` is not in force: this host has no SELinux"#]]
+    .assert_eq(&lines(&plan, &["label", "profile", "keyring "]));
+    assert!(
+        refusal(|spec| spec["process"]["apparmorProfile"] = json!("a\nexec b"))
+            .contains("no label")
+    );
+}
+
+#[test]
+fn attributes_are_set_before_the_capabilities_go() {
+    let plan = plan(|spec| {
+        spec["process"]["scheduler"] = json!({"policy": "SCHED_FIFO", "priority": 10});
+        spec["process"]["ioPriority"] = json!({"class": "IOPRIO_CLASS_BE", "priority": 4});
+        spec["linux"]["personality"] = json!({"domain": "LINUX32"});
+        spec["linux"]["memoryPolicy"] = json!({"mode": "MPOL_BIND", "nodes": "0"});
+    })
+    .unwrap();
+    expect_test::expect![[r#"
+          affinity to every CPU
+          memory policy MPOL_BIND nodes 0
+          scheduler SCHED_FIFO priority 10
+          io priority IOPRIO_CLASS_BE 4
+          personality LINUX32
+          bounding CHOWN NET_BIND_SERVICE"#]]
+    .assert_eq(&lines(
+        &plan,
+        &[
+            "affinity",
+            "memory p",
+            "scheduler",
+            "io p",
+            "personality",
+            "bounding C",
+        ],
+    ));
 }
 
 #[test]
@@ -163,15 +269,9 @@ fn a_plan_survives_the_wire_and_shows_no_secret() {
 
 #[test]
 fn what_is_not_supported_is_refused_by_name() {
-    let cases: [Case; 9] = [
+    let cases: [Case; 6] = [
         ("hooks", |spec| {
             spec["hooks"] = json!({"poststop": [{"path": "/x"}]})
-        }),
-        ("process.apparmorProfile", |spec| {
-            spec["process"]["apparmorProfile"] = json!("x")
-        }),
-        ("linux.sysctl", |spec| {
-            spec["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "1"})
         }),
         ("linux.uidMappings", |spec| {
             spec["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": 1, "size": 1}]);
@@ -181,9 +281,6 @@ fn what_is_not_supported_is_refused_by_name() {
         }),
         ("time", |spec| {
             spec["linux"]["namespaces"][0]["type"] = json!("time")
-        }),
-        ("linux.personality", |spec| {
-            spec["linux"]["personality"] = json!({"domain": "LINUX32"})
         }),
         ("shared", |spec| {
             spec["linux"]["rootfsPropagation"] = json!("shared")
