@@ -27,7 +27,17 @@ pub(super) fn set(attribute: &Attribute) -> Result<(), StepError> {
         Attribute::IoPriority { class, level } => sys::set_io_priority(*class, *level),
         Attribute::Personality(persona) => sys::set_personality(*persona),
     };
-    done.context("set", attribute)
+    match (done, attribute) {
+        (Err(errno @ Errno::PERM), Attribute::Scheduler(wanted)) if wanted.priority > 0 => {
+            // sched(7): with real-time groups (cgroup v1), each group above must have some too.
+            let cause = "not permitted: it needs CAP_SYS_NICE, and a cgroup with real time; set linux.resources.cpu.realtimeRuntime";
+            Err(StepError {
+                errno: Some(errno.raw_os_error()),
+                ..StepError::refused("set", attribute, cause)
+            })
+        }
+        (done, _) => done.context("set", attribute),
+    }
 }
 
 /// Every CPU: whatever the runtime itself was pinned to does not pin the container; its cpuset alone does.

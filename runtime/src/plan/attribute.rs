@@ -121,22 +121,31 @@ pub(super) fn of(linux: &Linux, process: &Process) -> Result<Vec<Attribute>, Ste
     Ok(wanted)
 }
 
+/// CPUs for the process of an exec.
 #[allow(dead_code)] // Until `exec` is there.
-/// The CPUs of `process.execCPUAffinity`: before its process enters the container's cgroup, and after.
-pub(super) fn exec_affinity(
-    process: &Process,
-) -> Result<(Option<Vec<u32>>, Option<Vec<u32>>), StepError> {
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct ExecAffinity {
+    /// Before it enters the container's cgroup.
+    pub(super) initial: Option<Attribute>,
+    /// After it has entered.
+    pub(super) entered: Option<Attribute>,
+}
+
+/// `process.execCPUAffinity`; it says nothing about a container's first process.
+#[allow(dead_code)] // Until `exec` is there.
+pub(super) fn exec_affinity(process: &Process) -> Result<ExecAffinity, StepError> {
     let Some(affinity) = process.exec_cpu_affinity() else {
-        return Ok((None, None));
+        return Ok(ExecAffinity::default());
     };
     let read = |name: &str, list: &Option<String>| {
         let list = list.as_deref().filter(|list| !list.trim().is_empty());
-        list.map(|list| ranges::parse(name, list)).transpose()
+        let cpus = list.map(|list| ranges::parse(name, list)).transpose()?;
+        Ok::<_, StepError>(cpus.map(|cpus| Attribute::Affinity(Some(cpus))))
     };
-    Ok((
-        read("execCPUAffinity.initial", affinity.initial())?,
-        read("execCPUAffinity.final", affinity.cpu_affinity_final())?,
-    ))
+    Ok(ExecAffinity {
+        initial: read("execCPUAffinity.initial", affinity.initial())?,
+        entered: read("execCPUAffinity.final", affinity.cpu_affinity_final())?,
+    })
 }
 
 fn refused(subject: &str, cause: impl Into<String>) -> StepError {

@@ -154,8 +154,13 @@ fn the_affinity_of_an_exec() {
             json!({"user": {"uid": 0, "gid": 0}, "cwd": "/", "execCPUAffinity": affinity});
         exec_affinity(&serde_json::from_value(process).unwrap())
     };
-    assert_eq!(affinity(json!({})).unwrap(), (None, None));
+    assert_eq!(affinity(json!({})).unwrap(), ExecAffinity::default());
     let both = affinity(json!({"initial": "7", "final": "0-1,7"})).unwrap();
-    assert_eq!(both, (Some(vec![7]), Some(vec![0, 1, 7])));
+    let cpus = |cpus: &[u32]| Some(Attribute::Affinity(Some(cpus.to_vec())));
+    let wanted = ExecAffinity {
+        initial: cpus(&[7]),
+        entered: cpus(&[0, 1, 7]),
+    };
+    assert_eq!(both, wanted);
     assert!(affinity(json!({"final": "3-1"})).is_err());
 }

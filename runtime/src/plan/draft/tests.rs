@@ -125,7 +125,8 @@ fn the_whole_plan_in_order() {
 fn lines(plan: &Plan, words: &[&str]) -> String {
     let text = plan.to_string();
     let wanted = |line: &&str| words.iter().any(|word| line.contains(word));
-    text.lines().filter(wanted).collect::<Vec<_>>().join("\n")
+    let kept = text.lines().filter(wanted).map(str::trim);
+    kept.collect::<Vec<_>>().join("\n")
 }
 
 #[test]
@@ -158,16 +159,16 @@ fn labels_of_a_host_with_both_modules() {
     let plan = Plan::of(&serde_json::from_value(spec).unwrap(), &host).unwrap();
     expect_test::expect![[r#"
         clone pid mount uts ipc
-          open host proc
-          label SelinuxKeyCreate u:r:t:s0
-          new session keyring
-          label SelinuxKeyCreate 
-          label AppArmorExec web
-          label SelinuxExec u:r:t:s0
-          pivot root, private
-          mount proc /proc rw,nosuid,nodev,noexec private, no symlink
-          mount tmpfs /dev rw,nosuid,strictatime private mode=755 context=u:o:f:s0
-          mount cgroup /sys/fs/cgroup ro,nosuid,nodev,noexec [cpu,cpuacct name=systemd]"#]]
+        open host proc
+        label SelinuxKeyCreate u:r:t:s0
+        new session keyring
+        label SelinuxKeyCreate
+        label AppArmorExec web
+        label SelinuxExec u:r:t:s0
+        pivot root, private
+        mount proc /proc rw,nosuid,nodev,noexec private, no symlink
+        mount tmpfs /dev rw,nosuid,strictatime private mode=755 context=u:o:f:s0
+        mount cgroup /sys/fs/cgroup ro,nosuid,nodev,noexec [cpu,cpuacct name=systemd]"#]]
     .assert_eq(&lines(
         &plan,
         &["host proc", "label", "keyring", "pivot", "mount "],
