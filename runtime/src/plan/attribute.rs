@@ -92,10 +92,10 @@ const MODES: [(&str, i32); 7] = [
     ("MPOL_WEIGHTED_INTERLEAVE", 6),
 ];
 
-/// Attributes of a container's or an exec's process, in the order to apply them. Affinity comes first: a deadline
-/// is refused to a process that may not run everywhere.
+/// Attributes of a container's or an exec's process but its affinity, which comes earlier: a deadline is refused to
+/// a process that may not run everywhere.
 pub(super) fn of(linux: &Linux, process: &Process) -> Result<Vec<Attribute>, StepError> {
-    let mut wanted = vec![Attribute::Affinity(None)];
+    let mut wanted = Vec::new();
     if let Some(policy) = linux.memory_policy() {
         wanted.push(Attribute::MemoryPolicy(memory_policy(policy)?));
     }
@@ -121,31 +121,23 @@ pub(super) fn of(linux: &Linux, process: &Process) -> Result<Vec<Attribute>, Ste
     Ok(wanted)
 }
 
-/// CPUs for the process of an exec.
-#[allow(dead_code)] // Until `exec` is there.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct ExecAffinity {
-    /// Before it enters the container's cgroup.
-    pub(super) initial: Option<Attribute>,
-    /// After it has entered.
-    pub(super) entered: Option<Attribute>,
-}
-
-/// `process.execCPUAffinity`; it says nothing about a container's first process.
-#[allow(dead_code)] // Until `exec` is there.
-pub(super) fn exec_affinity(process: &Process) -> Result<ExecAffinity, StepError> {
-    let Some(affinity) = process.exec_cpu_affinity() else {
-        return Ok(ExecAffinity::default());
-    };
-    let read = |name: &str, list: &Option<String>| {
-        let list = list.as_deref().filter(|list| !list.trim().is_empty());
+/// The affinity of an exec's process: before it enters the container's cgroup, and after.
+pub(super) fn of_exec(
+    process: &Process,
+) -> Result<(Option<Attribute>, Option<Attribute>), StepError> {
+    let read = |name: &str, list: Option<&String>| {
+        let list = list.filter(|list| !list.trim().is_empty());
         let cpus = list.map(|list| ranges::parse(name, list)).transpose()?;
         Ok::<_, StepError>(cpus.map(|cpus| Attribute::Affinity(Some(cpus))))
     };
-    Ok(ExecAffinity {
-        initial: read("execCPUAffinity.initial", affinity.initial())?,
-        entered: read("execCPUAffinity.final", affinity.cpu_affinity_final())?,
-    })
+    let given = process.exec_cpu_affinity().as_ref();
+    let initial = given.and_then(|given| given.initial().as_ref());
+    let entered = given.and_then(|given| given.cpu_affinity_final().as_ref());
+    let initial = read("execCPUAffinity.initial", initial)?;
+    let entered = read("execCPUAffinity.final", entered)?;
+    // Where only the first is given, the kernel decides what becomes of it in the cgroup.
+    let unpinned = initial.is_none().then_some(Attribute::Affinity(None));
+    Ok((initial, entered.or(unpinned)))
 }
 
 fn refused(subject: &str, cause: impl Into<String>) -> StepError {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, Process, Spec};
 
+use super::attribute::Attribute;
 use super::devices::{default_devices, default_links, node};
 use super::facts::HostFacts;
 use super::label::{LabelKind, Labels};
@@ -74,6 +75,8 @@ impl Plan {
         self.steps.push(Step::Undumpable);
         // Before anything allocates on the container's behalf, so that it is charged to the container.
         self.steps.push(Step::AwaitCgroup);
+        // In the cgroup: its cpuset alone says where the container runs, not what the runtime is pinned to.
+        self.steps.push(Step::Attribute(Attribute::Affinity(None)));
         // The host's: inside the root, /proc is what the image says.
         let writes = process.oom_score_adj().is_some()
             || !labels.exec.is_empty()
@@ -95,7 +98,7 @@ impl Plan {
     }
 
     /// The keyring has the program's label; keys that the program makes are labelled by policy again.
-    fn keyring(&mut self, labels: &Labels) {
+    pub(super) fn keyring(&mut self, labels: &Labels) {
         let label = |text: &str| Step::Label {
             kind: LabelKind::SelinuxKeyCreate,
             text: text.into(),

@@ -15,8 +15,9 @@ use oci_spec::runtime::{Process, Spec};
 
 use super::draft::absolute;
 use super::facts::HostFacts;
+use super::label::Labels;
 use super::step::Step;
-use super::{Plan, namespaces, terminal};
+use super::{Plan, attribute, label, namespaces, terminal};
 use crate::StepError;
 use crate::cgroup::Location;
 
@@ -43,26 +44,40 @@ impl Plan {
             steps: Vec::new(),
             warnings: Vec::new(),
         };
-        plan.stage(process, namespaces::listed(linux)?);
+        let labels = label::of_process(process, host)?;
+        plan.warnings.extend(labels.warnings.iter().cloned());
+        plan.stage(process, namespaces::listed(linux)?, &labels)?;
         // Of the container, in which this process is: the root that mount_namespaces(7) gave it.
         plan.steps.push(Step::OpenRoot);
-        plan.steps.push(Step::NewSessionKeyring);
+        plan.keyring(&labels);
         plan.steps.extend(terminal::for_exec(process)?);
         let cwd = absolute("working directory", process.cwd())?;
         plan.steps.push(Step::EnterDirectory(cwd));
+        plan.steps.extend(labels.exec);
         plan.become_user(linux, process, host)?;
         Ok(plan)
     }
 
-    fn stage(&mut self, process: &Process, namespaces: Vec<super::Namespace>) {
+    fn stage(
+        &mut self,
+        process: &Process,
+        namespaces: Vec<super::Namespace>,
+        labels: &Labels,
+    ) -> Result<(), StepError> {
+        let (initial, entered) = attribute::of_exec(process)?;
         // First: from here on no process of the container can look into it (CVE-2016-9962).
         self.stage.push(Step::Undumpable);
+        self.stage.extend(initial.map(Step::Attribute));
         // Nothing of the exec is done outside of the container's group, and its child is born there.
         self.stage.push(Step::AwaitCgroup);
-        // The host's proc file: once joined, /proc is what the container says.
+        self.stage.extend(entered.map(Step::Attribute));
+        // The host's: once joined, /proc is what the container says.
+        let writes = process.oom_score_adj().is_some() || !labels.exec.is_empty();
+        self.stage.extend(writes.then_some(Step::OpenProc));
         self.stage
             .extend(process.oom_score_adj().map(Step::OomScoreAdj));
         self.stage.push(Step::JoinContainer(namespaces));
+        Ok(())
     }
 }
 

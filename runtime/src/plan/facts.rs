@@ -9,7 +9,7 @@ use crate::error::Context;
 const SELINUX_MAGIC: rustix::fs::FsWord = 0xf97c_ff8c;
 
 /// What the planner must know about the host.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostFacts {
     /// Capabilities in the bounding set of this process, by name (`CAP_CHOWN`), in the kernel's order.
     pub bounding: Vec<String>,

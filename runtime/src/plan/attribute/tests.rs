@@ -22,15 +22,12 @@ fn attributes(process: Value, linux: Value) -> Result<String, StepError> {
 
 fn scheduler(scheduler: Value) -> Result<String, StepError> {
     let text = attributes(json!({"scheduler": scheduler}), json!({}))?;
-    Ok(text.replace("affinity to every CPU; scheduler ", ""))
+    Ok(text.replace("scheduler ", ""))
 }
 
 #[test]
-fn nothing_asked_for_leaves_everything_but_an_inherited_affinity() {
-    assert_eq!(
-        attributes(json!({}), json!({})).unwrap(),
-        "affinity to every CPU"
-    );
+fn nothing_asked_for_changes_nothing() {
+    assert_eq!(attributes(json!({}), json!({})).unwrap(), "");
 }
 
 #[test]
@@ -45,7 +42,7 @@ fn every_attribute_has_its_place() {
     });
     assert_eq!(
         attributes(process, linux).unwrap(),
-        "affinity to every CPU; memory policy MPOL_INTERLEAVE flags 0x8000 nodes 2-3; \
+        "memory policy MPOL_INTERLEAVE flags 0x8000 nodes 2-3; \
          scheduler SCHED_BATCH nice 5; io priority IOPRIO_CLASS_IDLE 4; personality LINUX32"
     );
 }
@@ -152,15 +149,17 @@ fn the_affinity_of_an_exec() {
     let affinity = |affinity: Value| {
         let process =
             json!({"user": {"uid": 0, "gid": 0}, "cwd": "/", "execCPUAffinity": affinity});
-        exec_affinity(&serde_json::from_value(process).unwrap())
+        of_exec(&serde_json::from_value(process).unwrap())
     };
-    assert_eq!(affinity(json!({})).unwrap(), ExecAffinity::default());
-    let both = affinity(json!({"initial": "7", "final": "0-1,7"})).unwrap();
     let cpus = |cpus: &[u32]| Some(Attribute::Affinity(Some(cpus.to_vec())));
-    let wanted = ExecAffinity {
-        initial: cpus(&[7]),
-        entered: cpus(&[0, 1, 7]),
-    };
-    assert_eq!(both, wanted);
+    let every = Some(Attribute::Affinity(None));
+    assert_eq!(affinity(json!(null)).unwrap(), (None, every.clone()));
+    assert_eq!(affinity(json!({})).unwrap(), (None, every));
+    assert_eq!(
+        affinity(json!({"initial": "7"})).unwrap(),
+        (cpus(&[7]), None)
+    );
+    let both = affinity(json!({"initial": "7", "final": "0-1,7"})).unwrap();
+    assert_eq!(both, (cpus(&[7]), cpus(&[0, 1, 7])));
     assert!(affinity(json!({"final": "3-1"})).is_err());
 }

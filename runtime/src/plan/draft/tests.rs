@@ -73,6 +73,7 @@ fn the_whole_plan_in_order() {
         clone pid mount uts ipc
           undumpable
           await cgroup
+          affinity to every CPU
           open host proc
           oom score adjustment 100
           join network /run/netns/t1
@@ -105,7 +106,6 @@ fn the_whole_plan_in_order() {
           working directory /srv
           read-only root
           home of 33
-          affinity to every CPU
           RLIMIT_NOFILE 1024 unlimited
           bounding CHOWN NET_BIND_SERVICE
           user 33 group 34 groups [5]

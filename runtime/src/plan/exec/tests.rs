@@ -35,7 +35,7 @@ fn host() -> HostFacts {
         bounding: ["CAP_CHOWN", "CAP_KILL", "CAP_NET_BIND_SERVICE"]
             .map(str::to_owned)
             .to_vec(),
-        v1_hierarchies: Vec::new(),
+        ..HostFacts::default()
     }
 }
 
@@ -78,6 +78,8 @@ fn what_is_not_said_is_the_containers() {
         stage
           undumpable
           await cgroup
+          affinity to every CPU
+          open host proc
           oom score adjustment 100
           join container's pid mount network
         then
@@ -117,6 +119,8 @@ fn all_that_can_be_said() {
         stage
           undumpable
           await cgroup
+          affinity to every CPU
+          open host proc
           oom score adjustment 100
           join container's pid mount network
         then
