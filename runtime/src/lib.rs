@@ -7,6 +7,7 @@ pub mod cgroup;
 mod clock;
 #[allow(dead_code)] // Until the commands that detach are there.
 mod console;
+pub mod command;
 pub mod container;
 mod error;
 #[allow(dead_code)] // Until the commands that stay are there.
@@ -19,9 +20,7 @@ mod pid_file;
 pub mod plan;
 mod record;
 pub mod seccomp;
-#[allow(dead_code)] // The commands use all of it; goes with their first.
 mod spec;
-#[allow(dead_code, unused_imports)] // As above.
 mod state;
 mod wire;
 

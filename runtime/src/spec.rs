@@ -42,10 +42,9 @@ pub(crate) struct Config {
     pub(crate) text: Vec<u8>,
 }
 
-/// Reads `config.json` of a bundle.
-pub(crate) fn read_bundle(bundle: &Path) -> Result<Config, StepError> {
-    let path = bundle.join(CONFIG);
-    let text = read_bounded(&path)?;
+/// Reads a `config.json`.
+pub(crate) fn read_config(path: &Path) -> Result<Config, StepError> {
+    let text = read_bounded(path)?;
     let subject = path.display().to_string();
     let (spec, warnings) = parse(&text, &subject)?;
     check(&spec, &subject)?;
@@ -61,11 +60,13 @@ pub(crate) fn parse_kept(text: &[u8], subject: &str) -> Result<Spec, StepError> 
     parse(text, subject).map(|(spec, _)| spec)
 }
 
+#[allow(dead_code)] // Until `exec` is there.
 /// Reads the `Process` object that `exec --process` names, and what was left out of it.
 pub(crate) fn read_process(path: &Path) -> Result<(Process, Vec<String>), StepError> {
     parse(&read_bounded(path)?, &path.display().to_string())
 }
 
+#[allow(dead_code)] // Until `update` is there.
 /// Reads the `LinuxResources` object that `update --resources` names.
 pub(crate) fn parse_resources(text: &[u8], subject: &str) -> Result<LinuxResources, StepError> {
     parse(text, subject).map(|(resources, _)| resources)

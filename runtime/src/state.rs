@@ -18,7 +18,7 @@ mod record;
 mod root;
 
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
@@ -31,11 +31,9 @@ use crate::spec;
 
 pub(crate) use id::check_id;
 pub(crate) use lock::Lock;
-pub(crate) use record::{Record, Status, VERSION};
+pub(crate) use record::{OCI_VERSION, Record, Status, VERSION};
 pub(crate) use root::Root;
 
-/// The socket on which init waits for `start`.
-pub(crate) const START_SOCKET: &str = "start.sock";
 const STATE: &str = "state.json";
 /// Annotations are part of it, and nobody bounds those but the size of a config.json.
 const STATE_MAX: u64 = 32 << 20;
@@ -76,14 +74,10 @@ impl StateDirectory {
         &self.id
     }
 
-    /// Its path, for messages.
+    #[cfg(test)]
+    /// Its path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// The path of a file in it, short enough for sockaddr_un wherever the directory lies.
-    pub(crate) fn short_path(&self, name: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}/{name}", self.fd.as_raw_fd()))
     }
 
     /// `state.json`; None if the maker died before it was written.

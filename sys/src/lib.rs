@@ -28,7 +28,7 @@ pub use schedule::{
     SchedulingAttributes, set_io_priority, set_memory_policy, set_personality, set_scheduling,
 };
 pub use seccomp::set_mode_filter;
-pub use signal::default_all_signals;
+pub use signal::{default_all_signals, pidfd_send_signal};
 
 /// Turns the return value of a raw system call through libc into a result.
 fn checked(value: libc::c_long) -> Result<libc::c_long, Errno> {

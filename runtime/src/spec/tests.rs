@@ -21,7 +21,7 @@ fn spec() -> Value {
 fn bundle(text: &[u8]) -> (tempfile::TempDir, Result<Config, StepError>) {
     let bundle = tempfile::tempdir().unwrap();
     std::fs::write(bundle.path().join(CONFIG), text).unwrap();
-    let read = read_bundle(bundle.path());
+    let read = read_config(&bundle.path().join(CONFIG));
     (bundle, read)
 }
 
@@ -165,10 +165,14 @@ fn size_is_bounded() {
 #[test]
 fn a_bundle_without_a_config_is_named() {
     let bundle = tempfile::tempdir().unwrap();
-    let error = read_bundle(bundle.path()).unwrap_err().to_string();
+    let error = read_config(&bundle.path().join(CONFIG))
+        .unwrap_err()
+        .to_string();
     assert!(error.starts_with("open ") && error.contains("config.json"));
     std::fs::create_dir(bundle.path().join(CONFIG)).unwrap();
-    let error = read_bundle(bundle.path()).unwrap_err().to_string();
+    let error = read_config(&bundle.path().join(CONFIG))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("directory"), "{error}");
 }
 
@@ -177,7 +181,7 @@ fn a_fifo_in_its_place_does_not_hold_the_runtime() {
     let bundle = tempfile::tempdir().unwrap();
     let path = bundle.path().join(CONFIG);
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
-    assert!(read_bundle(bundle.path()).is_err());
+    assert!(read_config(&bundle.path().join(CONFIG)).is_err());
 }
 
 #[test]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::StepError;
+use crate::cgroup::Location;
 use crate::record::{Phase, Process};
 
 /// Layout of the record. Containers outlive upgrades of the runtime.
@@ -38,12 +39,14 @@ pub(crate) struct Record {
     pub(crate) owner: u32,
     /// Whether it was made without privilege on the host.
     pub(crate) rootless: bool,
-    /// The cgroup, relative to the hierarchies' roots; written before the group is made. None: it has none.
-    pub(crate) cgroup: Option<String>,
+    /// The cgroup; written before the group is made.
+    pub(crate) cgroup: Location,
     /// How far it has come.
     pub(crate) phase: Phase,
     /// The container's first process.
     pub(crate) init: Option<Process>,
+    /// What it becomes, for messages. None: the spec has no process, and `start` is refused.
+    pub(crate) entrypoint: Option<String>,
     /// What `start` runs when the program runs: kept here so that `start` need not read config.json.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) poststart: Vec<Hook>,
@@ -80,6 +83,27 @@ impl fmt::Display for Status {
 }
 
 impl Record {
+    /// What a container is taken for whose own record cannot be read: enough to remove it.
+    pub(crate) fn of_damaged(id: &str, cgroup: Location) -> Record {
+        Record {
+            version: VERSION,
+            id: id.to_owned(),
+            oci_version: OCI_VERSION.to_owned(),
+            bundle: PathBuf::new(),
+            rootfs: PathBuf::new(),
+            annotations: BTreeMap::new(),
+            created: String::new(),
+            owner: 0,
+            rootless: false,
+            cgroup,
+            phase: Phase::Creating,
+            init: None,
+            entrypoint: None,
+            poststart: Vec::new(),
+            poststop: Vec::new(),
+        }
+    }
+
     /// What the container does now, by its first process. `frozen` is asked only of one that lives.
     pub(crate) fn status(
         &self,
@@ -99,6 +123,7 @@ impl Record {
         })
     }
 
+    #[allow(dead_code)] // Until hooks are there.
     /// The state of the OCI text, as hooks and seccomp listeners get it. `pid` as they would see it.
     pub(crate) fn oci_state(&self, status: Status, pid: Option<u32>) -> Value {
         let mut state = json!({

@@ -50,6 +50,7 @@ impl Root {
         })
     }
 
+    #[cfg(test)]
     /// Its path.
     pub(crate) fn path(&self) -> &Path {
         &self.path

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::cgroup::Location;
 use crate::record::{Phase, Process};
 
 fn root() -> (tempfile::TempDir, Root) {
@@ -22,9 +23,13 @@ fn record() -> Record {
         created: "2026-01-01T00:00:00Z".into(),
         owner: 0,
         rootless: false,
-        cgroup: Some("longshore/c".into()),
+        cgroup: Location::Path {
+            path: "longshore/c".into(),
+            optional: false,
+        },
         phase: Phase::Creating,
         init: None,
+        entrypoint: Some("true".into()),
         poststart: Vec::new(),
         poststop: Vec::new(),
     }

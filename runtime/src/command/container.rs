@@ -1,0 +1,104 @@
+//! A container as most commands meet it: open, recorded, in some state.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use longshore_sys::pidfd_send_signal;
+use rustix::io::Errno;
+use serde_json::{Value, json};
+
+use super::global::Globals;
+use crate::StepError;
+use crate::cgroup::{ContainerGroup, Freeze};
+use crate::state::{OCI_VERSION, Record, StateDirectory, Status};
+
+/// How long killed processes may take to be gone; one in uninterruptible sleep takes as long as its disk.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A container that is recorded.
+#[derive(Debug)]
+pub(super) struct Container {
+    pub(super) directory: StateDirectory,
+    pub(super) record: Record,
+}
+
+impl Container {
+    /// It must exist, and its record must be whole.
+    pub(super) fn open(globals: &Globals, id: &str) -> Result<Container, StepError> {
+        Container::of(globals.root.open(id)?)
+    }
+
+    /// As `open`, once the directory is open.
+    pub(super) fn of(directory: StateDirectory) -> Result<Container, StepError> {
+        let record = directory.record()?.ok_or_else(|| {
+            StepError::refused(
+                "open container",
+                directory.id(),
+                "whoever made it died before it recorded anything; `delete --force` removes it",
+            )
+        })?;
+        Ok(Container { directory, record })
+    }
+
+    /// What it does now.
+    pub(super) fn status(&self) -> Result<Status, StepError> {
+        let frozen = || {
+            let group = ContainerGroup::open(&self.record.cgroup)?;
+            Ok(group.freeze_state()? == Freeze::Frozen)
+        };
+        self.record.status(frozen)
+    }
+
+    /// Sends a signal to the first process, and never to a later one of its pid.
+    pub(super) fn signal(&self, signal: i32) -> Result<(), StepError> {
+        let Some(init) = self.record.init else {
+            return Ok(());
+        };
+        let Some(pidfd) = init.open()? else {
+            return Ok(());
+        };
+        match pidfd_send_signal(pidfd.as_fd(), signal) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(errno) => Err(StepError::io("signal container", &self.record.id, errno)),
+        }
+    }
+
+    /// As `state` and `list` print it.
+    pub(super) fn to_json(&self, status: Status) -> Value {
+        let Record {
+            id,
+            bundle,
+            rootfs,
+            created,
+            annotations,
+            owner,
+            ..
+        } = &self.record;
+        let init = self.record.init.filter(|_| status != Status::Stopped);
+        let mut state = json!({
+            "ociVersion": OCI_VERSION,
+            "id": id,
+            "pid": init.map_or(0, |init| init.pid),
+            "status": status.to_string(),
+            "bundle": bundle,
+            "rootfs": rootfs,
+            "created": created,
+            "owner": user_name(*owner),
+        });
+        if !annotations.is_empty() {
+            state["annotations"] = json!(annotations);
+        }
+        state
+    }
+}
+
+/// The name of a user of the host, or `#UID`.
+fn user_name(uid: u32) -> String {
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    });
+    name.unwrap_or_else(|| format!("#{uid}"))
+}

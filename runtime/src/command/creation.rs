@@ -1,0 +1,263 @@
+//! From a bundle to an init that waits: what `create` and `run` have in common.
+//!
+//! ```text
+//!   read, plan ─▶ state directory, lock ─▶ config.json, state.json ─▶ cgroup ─▶ init ─▶ state.json ─▶ pid file
+//! ```
+//! Each effect is recorded before it is made, and init ends with its parent until the parent lets it go; so
+//! whatever instant this process dies at, nothing runs that `delete --force` does not find. On error
+//! everything is undone here.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use oci_spec::runtime::Spec;
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::delete::destroy;
+use super::global::Globals;
+use super::options::{Given, Opt};
+use crate::StepError;
+use crate::cgroup::{ContainerGroup, Location, Surroundings};
+use crate::clock::rfc3339;
+use crate::error::Context;
+use crate::launch::{self, Door, Init, NewInit};
+use crate::plan::{HostFacts, Plan};
+use crate::record::{Phase, Process};
+use crate::spec::{self, CONFIG, Config};
+use crate::state::{Lock, Record, StateDirectory, VERSION};
+
+pub(super) const BUNDLE: Opt =
+    Opt::value("bundle", "DIR", "The bundle's directory (default: here).").or('b');
+pub(super) const FILE: Opt = Opt::value(
+    "config",
+    "FILE",
+    "Another name for config.json, in the bundle.",
+)
+.or('f');
+pub(super) const PID_FILE: Opt = Opt::value("pid-file", "FILE", "Write the container's pid there.");
+
+/// A container whose init waits. The lock is held.
+#[derive(Debug)]
+pub(super) struct Created {
+    pub(super) directory: StateDirectory,
+    pub(super) lock: Lock,
+    pub(super) record: Record,
+    pub(super) init: Init,
+}
+
+/// Who will say `start`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Starter {
+    /// This process: `run`.
+    Creator,
+    /// A later one: `start`, after `create`.
+    Another,
+}
+
+/// Makes a container.
+pub(super) fn create(
+    globals: &Globals,
+    given: &Given,
+    starter: Starter,
+) -> Result<Created, StepError> {
+    let id = given.id()?;
+    crate::state::check_id(id)?;
+    let bundle = bundle(given)?;
+    let config = read(&bundle, given)?;
+    let root = root_of(&config.spec, &bundle);
+    let plan = plan(globals, id, &config)?;
+    let (directory, lock) = globals.root.make(id)?;
+    let mut record = record(globals, id, bundle, root, &config, &plan);
+    let made = Making {
+        directory: &directory,
+        record: &mut record,
+        plan: &plan,
+        config: &config,
+        starter,
+    }
+    .make(given);
+    match made {
+        Ok(init) => Ok(Created {
+            directory,
+            lock,
+            record,
+            init,
+        }),
+        Err(error) => Err(undo(&directory, record, lock, error)),
+    }
+}
+
+/// Removes what was made, and tells the first error; what could not be removed is added to it.
+pub(super) fn undo(
+    directory: &StateDirectory,
+    record: Record,
+    lock: Lock,
+    error: StepError,
+) -> StepError {
+    match destroy(directory, Some(record), lock) {
+        Ok(()) => error,
+        Err(left) => StepError {
+            cause: format!("{}; then {left}", error.cause),
+            ..error
+        },
+    }
+}
+
+fn bundle(given: &Given) -> Result<PathBuf, StepError> {
+    let path = Path::new(given.value("bundle").unwrap_or_default());
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
+    std::fs::canonicalize(path).context("open bundle", path.display())
+}
+
+fn read(bundle: &Path, given: &Given) -> Result<Config, StepError> {
+    let name = given.value("config").filter(|name| !name.is_empty());
+    spec::read_config(&bundle.join(name.map_or(Path::new(CONFIG), Path::new)))
+}
+
+/// Absolute. A spec without a root was refused when it was read.
+fn root_of(spec: &Spec, bundle: &Path) -> PathBuf {
+    let path = spec.root().as_ref().map(|root| root.path().as_path());
+    bundle.join(path.unwrap_or(Path::new("")))
+}
+
+fn plan(globals: &Globals, id: &str, config: &Config) -> Result<Plan, StepError> {
+    let own_group = if globals.rootless {
+        own_group()
+    } else {
+        String::new()
+    };
+    let surroundings = Surroundings {
+        driver: globals.driver,
+        id,
+        rootless: globals.rootless,
+        own_group: &own_group,
+    };
+    let linux = config.spec.linux().as_ref();
+    let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
+    let location = Location::of(path, &surroundings)?;
+    let plan = Plan::in_group(&config.spec, &HostFacts::read()?, location)?;
+    for warning in config.warnings.iter().chain(&plan.warnings) {
+        globals.log.warning(warning);
+    }
+    globals.log.debug(|| plan.to_string());
+    Ok(plan)
+}
+
+/// cgroups(7): the line `0::PATH`.
+fn own_group() -> String {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::"));
+    own.unwrap_or_default().to_owned()
+}
+
+fn record(
+    globals: &Globals,
+    id: &str,
+    bundle: PathBuf,
+    rootfs: PathBuf,
+    config: &Config,
+    plan: &Plan,
+) -> Record {
+    let hooks = config.spec.hooks().as_ref();
+    let annotations = config.spec.annotations().clone().unwrap_or_default();
+    let entrypoint = plan.entrypoint();
+    Record {
+        version: VERSION,
+        id: id.to_owned(),
+        oci_version: config.spec.version().clone(),
+        bundle,
+        rootfs,
+        annotations: annotations.into_iter().collect(),
+        created: rfc3339(SystemTime::now()),
+        owner: rustix::process::geteuid().as_raw(),
+        rootless: globals.rootless,
+        cgroup: plan.cgroup.clone(),
+        phase: Phase::Creating,
+        init: None,
+        entrypoint: (!entrypoint.is_empty()).then(|| entrypoint.to_owned()),
+        poststart: hooks
+            .and_then(|hooks| hooks.poststart().clone())
+            .unwrap_or_default(),
+        poststop: hooks
+            .and_then(|hooks| hooks.poststop().clone())
+            .unwrap_or_default(),
+    }
+}
+
+struct Making<'a> {
+    directory: &'a StateDirectory,
+    record: &'a mut Record,
+    plan: &'a Plan,
+    config: &'a Config,
+    starter: Starter,
+}
+
+impl Making<'_> {
+    fn make(self, given: &Given) -> Result<Init, StepError> {
+        let group = ContainerGroup::open(&self.plan.cgroup)?;
+        // Before the record: whoever finds the record may remove the group.
+        group.refuse_occupied()?;
+        self.directory.write_config(&self.config.text)?;
+        self.directory.write(self.record)?;
+        group.prepare(self.plan.resources.as_ref())?;
+        let new = NewInit {
+            plan: self.plan,
+            group: &group,
+            root: launch::Root::at(&self.record.rootfs)?,
+            stdio: [own(0)?, own(1)?, own(2)?],
+            door: match self.starter {
+                Starter::Creator => Door::Parent,
+                Starter::Another => Door::in_directory(self.directory.as_fd())?,
+            },
+            environment: &mut |_| Ok(()),
+        };
+        let init = new.launch()?;
+        let process = Process::of_pid(init.pid).inspect_err(|_| init.end())?;
+        self.record.init = Some(process);
+        // Whoever starts it itself writes this once, when it does.
+        if self.starter == Starter::Another {
+            self.record.phase = Phase::Created;
+            self.directory.write(self.record)?;
+        }
+        if let Some(path) = given.value("pid-file").filter(|path| !path.is_empty()) {
+            write_pid(Path::new(path), init.pid)?;
+        }
+        Ok(init)
+    }
+}
+
+/// A copy of a standard descriptor for init; one that is closed becomes the null device.
+fn own(number: i32) -> Result<OwnedFd, StepError> {
+    let standard = match number {
+        0 => rustix::stdio::stdin(),
+        1 => rustix::stdio::stdout(),
+        _ => rustix::stdio::stderr(),
+    };
+    match rustix::io::fcntl_dupfd_cloexec(standard, 3) {
+        Err(Errno::BADF) => rustix::fs::openat(
+            CWD,
+            "/dev/null",
+            OFlags::RDWR | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .context("open", "/dev/null"),
+        other => other.context("duplicate", format!("descriptor {number}")),
+    }
+}
+
+/// By rename: who waits for the file never reads half a number.
+fn write_pid(path: &Path, pid: u32) -> Result<(), StepError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let fresh = path.with_file_name(format!(".{name}.{pid}"));
+    let written =
+        std::fs::write(&fresh, pid.to_string()).and_then(|()| std::fs::rename(&fresh, path));
+    written
+        .inspect_err(|_| drop(std::fs::remove_file(&fresh)))
+        .context("write pid file", path.display())
+}

@@ -1,0 +1,169 @@
+//! `delete`: a container and all that was made for it.
+//!
+//! Whatever state it was left in: whole, half-made, half-deleted. What is missing is no error, so a delete that
+//! was interrupted is finished by the next one.
+
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::Command;
+use super::container::PATIENCE;
+use super::global::Globals;
+use super::options::{Arguments, Given, Opt};
+use crate::StepError;
+use crate::cgroup::{ContainerGroup, Location, Surroundings};
+use crate::error::Context;
+use crate::state::{Lock, Record, StateDirectory, Status};
+
+pub(super) const COMMAND: Command = Command {
+    name: "delete",
+    about: "Remove a container that is not running",
+    details: "With --force a running one is killed first, and one that does not exist is no error.",
+    options: &[Opt::switch(
+        "force",
+        "Kill what still runs; fine if there is no such container.",
+    )
+    .or('f')],
+    arguments: Arguments::ID,
+    run,
+};
+
+/// How long another command on the container may take, and then its killed container's command.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+/// Between two rounds of killing the container of a command that holds the lock.
+const ROUND: Duration = Duration::from_millis(500);
+
+fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
+    let (id, force) = (given.id()?, given.has("force"));
+    let Some(directory) = globals.root.find(id)? else {
+        return match force {
+            true => Ok(0),
+            false => globals.root.open(id).map(|_| 0),
+        };
+    };
+    if force {
+        by_force(globals, directory)?;
+    } else {
+        let lock = directory.lock(LOCK_PATIENCE)?;
+        let record = directory.record()?;
+        if let Some(record) = &record {
+            refuse_running(&directory, record.clone())?;
+        }
+        destroy(&directory, record, lock)?;
+    }
+    Ok(0)
+}
+
+/// One that was created and never started is as good as stopped; whoever made a half-made one is dead, as
+/// the lock proves.
+fn refuse_running(directory: &StateDirectory, record: Record) -> Result<(), StepError> {
+    let id = directory.id().to_owned();
+    let status = record.status(|| Ok(false))?;
+    match status {
+        Status::Creating | Status::Created | Status::Stopped => Ok(()),
+        Status::Running | Status::Paused => {
+            let cause = format!("it is {status}; kill it first, or `delete --force`");
+            Err(StepError::refused("delete container", id, cause))
+        }
+    }
+}
+
+/// A command that holds the lock loses its container, which ends that command, which gives the lock back. One
+/// that still does not, say for a hook that hangs, is killed.
+fn by_force(globals: &Globals, directory: StateDirectory) -> Result<(), StepError> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        let record = readable(globals, &directory);
+        let refused = match directory.lock(Duration::ZERO) {
+            Ok(lock) => return destroy(&directory, record, lock),
+            Err(refused) => refused,
+        };
+        let Some(holder) = directory.locked_by()? else {
+            match globals.root.find(directory.id())? {
+                // Given back, or never held: it was removed meanwhile, which is what was asked for.
+                None => return Ok(()),
+                Some(_) if Instant::now() < deadline => continue,
+                Some(_) => return Err(refused),
+            }
+        };
+        if let Some(record) = &record {
+            end_processes(record)?;
+        }
+        if directory.lock(ROUND).is_err() && directory.locked_by()? == Some(holder) {
+            globals.log.warning(&format!(
+                "kill process {holder}, which does not let go of the container"
+            ));
+            kill_process(holder)?;
+        }
+    }
+}
+
+/// A damaged record must not keep a container from being removed: the kept config.json still tells its cgroup.
+fn readable(globals: &Globals, directory: &StateDirectory) -> Option<Record> {
+    match directory.record() {
+        Ok(record) => record,
+        Err(error) => {
+            globals.log.warning(&error.to_string());
+            let spec = directory.config().ok()?;
+            let path = spec.linux().as_ref()?.cgroups_path().clone();
+            let surroundings = Surroundings {
+                driver: globals.driver,
+                id: directory.id(),
+                rootless: globals.rootless,
+                own_group: "",
+            };
+            let location = Location::of(path.as_deref(), &surroundings).ok()?;
+            Some(Record::of_damaged(directory.id(), location))
+        }
+    }
+}
+
+/// Ends what runs, removes the cgroup, tells the poststop hooks, removes the record: in this order, so that
+/// whoever is interrupted can be repeated.
+pub(super) fn destroy(
+    directory: &StateDirectory,
+    record: Option<Record>,
+    lock: Lock,
+) -> Result<(), StepError> {
+    if let Some(record) = record {
+        end_processes(&record)?;
+        ContainerGroup::open(&record.cgroup)?.remove()?;
+    }
+    directory.remove(lock)
+}
+
+/// All in the cgroup, and the first process also where it is in none, or not in it yet.
+fn end_processes(record: &Record) -> Result<(), StepError> {
+    ContainerGroup::open(&record.cgroup)?.kill(PATIENCE)?;
+    let Some(pidfd) = record.init.map(|init| init.open()).transpose()?.flatten() else {
+        return Ok(());
+    };
+    // It may have ended since.
+    pidfd_send_signal(&pidfd, Signal::KILL).ok();
+    let patience = Timespec {
+        tv_sec: PATIENCE.as_secs() as i64,
+        tv_nsec: 0,
+    };
+    let ended = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&patience));
+    match ended.context("wait for container", &record.id)? {
+        0 => Err(StepError::refused(
+            "kill container",
+            &record.id,
+            "its first process does not end; it may wait for a disk",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn kill_process(number: u32) -> Result<(), StepError> {
+    let pid = i32::try_from(number).ok().and_then(Pid::from_raw);
+    let Some(pid) = pid else { return Ok(()) };
+    let killed = pidfd_open(pid, PidfdFlags::empty())
+        .and_then(|pidfd| pidfd_send_signal(pidfd, Signal::KILL));
+    match killed {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(errno) => Err(StepError::io("kill process", number, errno)),
+    }
+}

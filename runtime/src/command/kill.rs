@@ -1,0 +1,152 @@
+//! `kill`: a signal for a container's first process, or for all of them.
+
+use std::os::fd::AsFd;
+
+use longshore_sys::pidfd_send_signal;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::Command;
+use super::container::{Container, PATIENCE};
+use super::global::Globals;
+use super::options::{Arguments, Given, Opt};
+use crate::StepError;
+use crate::cgroup::{ContainerGroup, Freeze};
+use crate::state::Status;
+
+pub(super) const COMMAND: Command = Command {
+    name: "kill",
+    about: "Send a signal to a container",
+    details: "SIGNAL is a name (KILL, SIGKILL, RTMIN+1) or a number; TERM if it is left out. The first process
+of a pid namespace ignores what it has no handler for, KILL and STOP excepted.
+A container that has stopped is an error, unless --all finds processes that it left.",
+    options: &[
+        Opt::switch("all", "To every process in the container's cgroup.").or('a'),
+    ],
+    arguments: Arguments::between("ID [SIGNAL]", 1, 2),
+    run,
+};
+
+fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
+    let id = given.id()?;
+    let signal = match given.arguments().get(1) {
+        Some(text) => signal(&text.to_string_lossy())?,
+        None => libc::SIGTERM,
+    };
+    let container = Container::open(globals, id)?;
+    let status = container.status()?;
+    let group = ContainerGroup::open(&container.record.cgroup)?;
+    if given.has("all") {
+        signal_all(&group, signal)?;
+        // Without a cgroup, and before init is in it.
+        if status != Status::Stopped {
+            container.signal(signal)?;
+        }
+    } else {
+        if matches!(status, Status::Stopped | Status::Creating) {
+            let cause = format!("it is {status} and not running");
+            return Err(StepError::refused("kill container", id, cause));
+        }
+        container.signal(signal)?;
+    }
+    // v1 keeps even SIGKILL from who is frozen.
+    if signal == libc::SIGKILL && group.freeze_state()? != Freeze::Thawed {
+        group.thaw()?;
+    }
+    Ok(0)
+}
+
+fn signal_all(group: &ContainerGroup, signal: i32) -> Result<(), StepError> {
+    if signal == libc::SIGKILL {
+        return group.kill(PATIENCE);
+    }
+    let Some(group) = group.group() else {
+        return Ok(());
+    };
+    for number in group.processes()? {
+        let Some(pid) = i32::try_from(number).ok().and_then(Pid::from_raw) else {
+            continue;
+        };
+        let sent = pidfd_open(pid, PidfdFlags::empty())
+            .and_then(|pidfd| pidfd_send_signal(pidfd.as_fd(), signal));
+        match sent {
+            // It ended meanwhile.
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(errno) => return Err(StepError::io("signal process", number, errno)),
+        }
+    }
+    Ok(())
+}
+
+/// signal(7), with or without `SIG`, in any case, or a number.
+fn signal(text: &str) -> Result<i32, StepError> {
+    let refuse = || {
+        let cause = "there is no such signal; give a name like TERM or a number";
+        StepError::refused("read signal", format!("{text:?}"), cause)
+    };
+    let number = match text.parse::<i32>() {
+        Ok(number) => number,
+        Err(_) => named(&text.to_ascii_uppercase()).ok_or_else(refuse)?,
+    };
+    match (1..=libc::SIGRTMAX()).contains(&number) {
+        true => Ok(number),
+        false => Err(refuse()),
+    }
+}
+
+fn named(name: &str) -> Option<i32> {
+    let name = name.strip_prefix("SIG").unwrap_or(name);
+    let real_time = |base: i32, offset: &str| match offset {
+        "" => Some(base),
+        offset => offset.parse::<i32>().ok().map(|offset| base + offset),
+    };
+    if let Some(offset) = name.strip_prefix("RTMIN") {
+        return real_time(libc::SIGRTMIN(), offset);
+    }
+    if let Some(offset) = name.strip_prefix("RTMAX") {
+        return real_time(libc::SIGRTMAX(), offset);
+    }
+    let alias = match name {
+        "CLD" => "CHLD",
+        "IOT" => "ABRT",
+        "POLL" => "IO",
+        name => name,
+    };
+    let signal: nix::sys::signal::Signal = format!("SIG{alias}").parse().ok()?;
+    Some(signal as i32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_many_names() {
+        for (text, number) in [
+            ("9", 9),
+            ("KILL", 9),
+            ("SIGKILL", 9),
+            ("sigterm", 15),
+            ("CLD", 17),
+            ("SIGRTMIN+1", libc::SIGRTMIN() + 1),
+            ("RTMAX-1", libc::SIGRTMAX() - 1),
+            ("RTMIN", libc::SIGRTMIN()),
+            ("37", 37),
+        ] {
+            assert_eq!(signal(text).unwrap(), number, "{text}");
+        }
+        for bad in [
+            "",
+            "0",
+            "-1",
+            "65",
+            "SIG",
+            "TERMINATE",
+            "RTMIN+99",
+            "RTMAX+1",
+            "9 ",
+        ] {
+            assert!(signal(bad).is_err(), "{bad:?}");
+        }
+    }
+}
