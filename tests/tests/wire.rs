@@ -449,7 +449,8 @@ async fn an_unanswered_set_is_sent_again() {
         _ => None,
     };
     let first = shell.until(unanswered).await;
-    assert_eq!(shell.until(unanswered).await, first);
+    // Later than the first only if a busy machine has broken the session in between.
+    assert!(shell.until(unanswered).await >= first);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
