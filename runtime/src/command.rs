@@ -20,6 +20,7 @@ mod options;
 mod pause;
 mod ps;
 mod run;
+mod seal;
 mod spec;
 mod start;
 mod state;
@@ -46,6 +47,8 @@ pub(crate) struct Command {
     options: &'static [Opt],
     /// Its arguments.
     arguments: Arguments,
+    /// Whether it makes a process inside a container, and therefore runs sealed.
+    enters: bool,
     /// Does it; gives the exit status.
     run: fn(&Globals, &Given) -> Result<u8, StepError>,
 }
@@ -97,19 +100,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(given) => given,
         Err(misuse) => return refuse(&misuse, command.name),
     };
-    match Globals::of(&globals) {
-        Ok(globals) => match (command.run)(&globals, &given) {
-            Ok(status) => ExitCode::from(status),
-            Err(error) => {
-                globals.log.error(&error.to_string());
-                ExitCode::from(FAILURE)
-            }
-        },
-        Err(error) => {
-            log::Log::default().error(&error.to_string());
-            ExitCode::from(FAILURE)
-        }
-    }
+    command.execute(&globals, &given)
 }
 
 fn unknown(name: &str) -> String {
@@ -176,6 +167,22 @@ Commands (`longshore-runtime COMMAND --help` tells more):
 }
 
 impl Command {
+    fn execute(&self, globals: &Given, given: &Given) -> ExitCode {
+        let failed = |log: &log::Log, error: StepError| {
+            log.error(&error.to_string());
+            ExitCode::from(FAILURE)
+        };
+        let sealed = if self.enters { seal::seal() } else { Ok(()) };
+        let globals = match sealed.and_then(|()| Globals::of(globals)) {
+            Ok(globals) => globals,
+            Err(error) => return failed(&log::Log::default(), error),
+        };
+        match (self.run)(&globals, given) {
+            Ok(status) => ExitCode::from(status),
+            Err(error) => failed(&globals.log, error),
+        }
+    }
+
     fn help(&self) -> String {
         let Command {
             name,

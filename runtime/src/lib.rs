@@ -5,17 +5,14 @@
 
 pub mod cgroup;
 mod clock;
-#[allow(dead_code)] // Until the commands that detach are there.
-mod console;
 pub mod command;
+mod console;
 pub mod container;
 mod error;
-#[allow(dead_code)] // Until the commands that stay are there.
 mod foreground;
 mod init;
 mod launch;
 pub mod monitor;
-#[allow(dead_code)] // Until the commands that write one are there.
 mod pid_file;
 pub mod plan;
 mod record;

@@ -83,7 +83,8 @@ pub(crate) fn read_bounded(path: &Path) -> Result<Vec<u8>, StepError> {
 
 /// As [`read_bounded`], from what is open already.
 pub(crate) fn read_stream(file: std::fs::File, subject: &str) -> Result<Vec<u8>, StepError> {
-    let mut text = Vec::new();
+    // Large enough for most, so that it is read at once.
+    let mut text = Vec::with_capacity(64 << 10);
     file.take(SIZE_MAX + 1)
         .read_to_end(&mut text)
         .context("read", subject)?;

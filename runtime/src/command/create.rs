@@ -1,7 +1,7 @@
 //! `create`: a container up to the point before its program.
 
 use super::Command;
-use super::creation::{self, Starter};
+use super::creation::{self, Manner, Starter};
 use super::global::Globals;
 use super::options::{Arguments, Given};
 use crate::StepError;
@@ -14,14 +14,21 @@ of this runtime stays. The spec is kept as it is now; what becomes of config.jso
     options: &[
         creation::BUNDLE,
         creation::FILE,
+        creation::CONSOLE_SOCKET,
+        creation::NO_NEW_KEYRING,
         creation::PID_FILE,
     ],
     arguments: Arguments::ID,
+    enters: true,
     run,
 };
 
 fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
-    let created = creation::create(globals, given, Starter::Another)?;
+    let manner = Manner {
+        starter: Starter::Another,
+        detached: true,
+    };
+    let created = creation::create(globals, given, manner)?;
     // From here on it lives without us.
     match created.init.leave() {
         Ok(()) => Ok(0),

@@ -21,9 +21,11 @@ use super::options::{Given, Opt};
 use crate::StepError;
 use crate::cgroup::{ContainerGroup, Location, Surroundings};
 use crate::clock::rfc3339;
+use crate::console::{self, ConsoleSocket};
 use crate::error::Context;
 use crate::launch::{self, Door, Init, NewInit};
-use crate::plan::{HostFacts, Plan};
+use crate::pid_file;
+use crate::plan::{HostFacts, Plan, Step};
 use crate::record::{Phase, Process};
 use crate::spec::{self, CONFIG, Config};
 use crate::state::{Lock, Record, StateDirectory, VERSION};
@@ -36,6 +38,15 @@ pub(super) const FILE: Opt = Opt::value(
     "Another name for config.json, in the bundle.",
 )
 .or('f');
+pub(super) const CONSOLE_SOCKET: Opt = Opt::value(
+    "console-socket",
+    "SOCKET",
+    "Send the terminal's master to who listens there; needs process.terminal.",
+);
+pub(super) const NO_NEW_KEYRING: Opt = Opt::switch(
+    "no-new-keyring",
+    "Leave the caller's session keyring to the container.",
+);
 pub(super) const PID_FILE: Opt = Opt::value("pid-file", "FILE", "Write the container's pid there.");
 
 /// A container whose init waits. The lock is held.
@@ -45,6 +56,15 @@ pub(super) struct Created {
     pub(super) lock: Lock,
     pub(super) record: Record,
     pub(super) init: Init,
+}
+
+/// How a container is made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Manner {
+    /// Who will say `start`.
+    pub(super) starter: Starter,
+    /// Nobody of ours stays to hold its terminal.
+    pub(super) detached: bool,
 }
 
 /// Who will say `start`.
@@ -60,14 +80,18 @@ pub(super) enum Starter {
 pub(super) fn create(
     globals: &Globals,
     given: &Given,
-    starter: Starter,
+    manner: Manner,
 ) -> Result<Created, StepError> {
     let id = given.id()?;
     crate::state::check_id(id)?;
     let bundle = bundle(given)?;
     let config = read(&bundle, given)?;
+    let socket = console_socket(given, &config.spec, manner.detached)?;
     let root = root_of(&config.spec, &bundle);
-    let plan = plan(globals, id, &config)?;
+    let mut plan = plan(globals, id, &config)?;
+    if given.has("no-new-keyring") {
+        plan.steps.retain(|step| *step != Step::NewSessionKeyring);
+    }
     let (directory, lock) = globals.root.make(id)?;
     let mut record = record(globals, id, bundle, root, &config, &plan);
     let made = Making {
@@ -75,9 +99,9 @@ pub(super) fn create(
         record: &mut record,
         plan: &plan,
         config: &config,
-        starter,
+        starter: manner.starter,
     }
-    .make(given);
+    .make(given, socket);
     match made {
         Ok(init) => Ok(Created {
             directory,
@@ -199,7 +223,7 @@ struct Making<'a> {
 }
 
 impl Making<'_> {
-    fn make(self, given: &Given) -> Result<Init, StepError> {
+    fn make(self, given: &Given, socket: Option<ConsoleSocket>) -> Result<Init, StepError> {
         let group = ContainerGroup::open(&self.plan.cgroup)?;
         // Before the record: whoever finds the record may remove the group.
         group.refuse_occupied()?;
@@ -217,7 +241,8 @@ impl Making<'_> {
             },
             environment: &mut |_| Ok(()),
         };
-        let init = new.launch()?;
+        let mut init = new.launch()?;
+        hand_over(&mut init, socket).inspect_err(|_| init.end())?;
         let process = Process::of_pid(init.pid).inspect_err(|_| init.end())?;
         self.record.init = Some(process);
         // Whoever starts it itself writes this once, when it does.
@@ -226,9 +251,38 @@ impl Making<'_> {
             self.directory.write(self.record)?;
         }
         if let Some(path) = given.value("pid-file").filter(|path| !path.is_empty()) {
-            write_pid(Path::new(path), init.pid)?;
+            pid_file::write(Path::new(path), init.pid).inspect_err(|_| init.end())?;
         }
         Ok(init)
+    }
+}
+
+/// Connected before anything is made, so that a wrong path costs nothing.
+fn console_socket(
+    given: &Given,
+    spec: &Spec,
+    detached: bool,
+) -> Result<Option<ConsoleSocket>, StepError> {
+    let path = given
+        .value("console-socket")
+        .filter(|path| !path.is_empty());
+    let path = path.map(Path::new);
+    let terminal = spec
+        .process()
+        .as_ref()
+        .and_then(|process| process.terminal());
+    console::check(detached, terminal == Some(true), path)?;
+    path.map(ConsoleSocket::connect).transpose()
+}
+
+/// The master of the terminal goes to the socket; without one it stays with init's parent.
+fn hand_over(init: &mut Init, socket: Option<ConsoleSocket>) -> Result<(), StepError> {
+    match socket {
+        Some(socket) => match init.terminal.take() {
+            Some(master) => socket.send(master.as_fd()),
+            None => Ok(()),
+        },
+        None => Ok(()),
     }
 }
 
@@ -249,15 +303,4 @@ fn own(number: i32) -> Result<OwnedFd, StepError> {
         .context("open", "/dev/null"),
         other => other.context("duplicate", format!("descriptor {number}")),
     }
-}
-
-/// By rename: who waits for the file never reads half a number.
-fn write_pid(path: &Path, pid: u32) -> Result<(), StepError> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let fresh = path.with_file_name(format!(".{name}.{pid}"));
-    let written =
-        std::fs::write(&fresh, pid.to_string()).and_then(|()| std::fs::rename(&fresh, path));
-    written
-        .inspect_err(|_| drop(std::fs::remove_file(&fresh)))
-        .context("write pid file", path.display())
 }

@@ -27,6 +27,7 @@ pub(super) const COMMAND: Command = Command {
     )
     .or('f')],
     arguments: Arguments::ID,
+    enters: false,
     run,
 };
 

@@ -16,6 +16,7 @@ pub(super) const COMMAND: Command = Command {
     details: "The shape is that of the OCI text, features.md.",
     options: &[],
     arguments: Arguments::NONE,
+    enters: false,
     run,
 };
 

@@ -24,6 +24,7 @@ A container that has stopped is an error, unless --all finds processes that it l
         Opt::switch("all", "To every process in the container's cgroup.").or('a'),
     ],
     arguments: Arguments::between("ID [SIGNAL]", 1, 2),
+    enters: false,
     run,
 };
 

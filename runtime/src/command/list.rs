@@ -18,6 +18,7 @@ holds no containers; one that was given and does not exist is an error.",
         Opt::switch("quiet", "Print ids only.").or('q'),
     ],
     arguments: Arguments::NONE,
+    enters: false,
     run,
 };
 

@@ -16,6 +16,7 @@ pub(super) const PAUSE: Command = Command {
     details: "",
     options: &[],
     arguments: Arguments::ID,
+    enters: false,
     run: pause,
 };
 
@@ -25,6 +26,7 @@ pub(super) const RESUME: Command = Command {
     details: "",
     options: &[],
     arguments: Arguments::ID,
+    enters: false,
     run: resume,
 };
 

@@ -22,6 +22,7 @@ container are left out. Their output must have a column PID.",
         end_of_options: Some(1),
         ..Arguments::between("ID [PS OPTION...]", 1, usize::MAX)
     },
+    enters: false,
     run,
 };
 

@@ -1,13 +1,14 @@
 //! `run`: create, start, wait, delete.
 
-use rustix::process::WaitIdStatus;
+use std::os::fd::AsFd;
 
 use super::Command;
-use super::creation::{self, Created, Starter};
+use super::creation::{self, Created, Manner, Starter};
 use super::delete::destroy;
 use super::global::Globals;
 use super::options::{Arguments, Given, Opt};
 use crate::StepError;
+use crate::foreground::Foreground;
 use crate::record::Phase;
 
 pub(super) const COMMAND: Command = Command {
@@ -18,16 +19,32 @@ With --detach the command returns once the program runs, and the container stays
     options: &[
         creation::BUNDLE,
         creation::FILE,
+        creation::CONSOLE_SOCKET,
+        creation::NO_NEW_KEYRING,
         creation::PID_FILE,
         Opt::switch("detach", "Do not wait for the end.").or('d'),
+        Opt::switch(
+            "no-subreaper",
+            "Adopt no orphans of the container; this runtime never does.",
+        ),
         Opt::switch("keep", "Do not delete the container when it has ended."),
     ],
     arguments: Arguments::ID,
+    enters: true,
     run,
 };
 
 fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
-    let mut created = creation::create(globals, given, Starter::Creator)?;
+    let manner = Manner {
+        starter: Starter::Creator,
+        detached: given.has("detach"),
+    };
+    // Before anything is made: a signal that comes meanwhile is for the container.
+    let foreground = match manner.detached {
+        true => None,
+        false => Some(Foreground::new()?),
+    };
+    let mut created = creation::create(globals, given, manner)?;
     if let Err(error) = start(&mut created) {
         created.init.end();
         let Created {
@@ -38,9 +55,9 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
         } = created;
         return Err(creation::undo(&directory, record, lock, error));
     }
-    if given.has("detach") {
+    let Some(foreground) = foreground else {
         return Ok(0);
-    }
+    };
     let Created {
         directory,
         lock,
@@ -49,13 +66,13 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
     } = created;
     // Others may signal, update or delete it meanwhile.
     drop(lock);
-    let status = init.wait()?;
+    let status = foreground.attend(init.pidfd.as_fd(), init.terminal)?;
     if !given.has("keep") {
         let lock = directory.lock(super::container::PATIENCE)?;
         let record = directory.record()?;
         destroy(&directory, record, lock)?;
     }
-    Ok(exit_status(status))
+    Ok(status)
 }
 
 fn start(created: &mut Created) -> Result<(), StepError> {
@@ -63,11 +80,4 @@ fn start(created: &mut Created) -> Result<(), StepError> {
     created.directory.write(&created.record)?;
     let entrypoint = created.record.entrypoint.clone().unwrap_or_default();
     created.init.start(&entrypoint)
-}
-
-fn exit_status(status: Option<WaitIdStatus>) -> u8 {
-    let signal = status.and_then(|status| status.terminating_signal());
-    let code = status.and_then(|status| status.exit_status());
-    let code = code.or(signal.map(|signal| 128 + signal)).unwrap_or(255);
-    code.try_into().unwrap_or(255)
 }

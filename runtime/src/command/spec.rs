@@ -24,6 +24,7 @@ process.args to run something else. A config.json that is there already is left 
         Opt::switch("rootless", "For a user without privilege: a user namespace that maps them to root."),
     ],
     arguments: Arguments::NONE,
+    enters: false,
     run,
 };
 

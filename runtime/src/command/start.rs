@@ -18,6 +18,7 @@ pub(super) const COMMAND: Command = Command {
     details: "It returns once the program runs, or tells why it does not.",
     options: &[],
     arguments: Arguments::ID,
+    enters: false,
     run,
 };
 

@@ -12,6 +12,7 @@ pub(super) const COMMAND: Command = Command {
     details: "`status` is creating, created, running, paused or stopped; `pid` is 0 once it has stopped.",
     options: &[],
     arguments: Arguments::ID,
+    enters: false,
     run,
 };
 

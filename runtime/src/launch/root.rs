@@ -19,7 +19,6 @@ pub(crate) enum Root {
     Path(PathBuf),
 }
 
-#[allow(dead_code)] // Until the commands are there.
 impl Root {
     /// The directory at `path` with the mounts below it, cloned as a detached mount where this process may.
     pub(crate) fn at(path: &Path) -> Result<Root, StepError> {
