@@ -435,7 +435,7 @@ async fn an_unanswered_set_is_sent_again() {
     let directory = tempfile::tempdir().unwrap();
     let store = house::store(directory.path());
     let quick = |config: &mut longshore_control::south::Config| {
-        config.heartbeat = Duration::from_millis(100);
+        config.heartbeat = Duration::from_millis(500);
     };
     let control = Control::with(store.clone(), "127.0.0.1:0".parse().unwrap(), quick);
     let mut shell = Host::fresh(&control, &store).up();
@@ -488,7 +488,7 @@ async fn three_heartbeats_of_silence_end_a_session_and_leave_the_tasks() {
     let directory = tempfile::tempdir().unwrap();
     let store = house::store(directory.path());
     let control = Control::with(store.clone(), "127.0.0.1:0".parse().unwrap(), |config| {
-        config.heartbeat = Duration::from_millis(50);
+        config.heartbeat = Duration::from_millis(500);
     });
     let host = Host::fresh(&control, &store);
     let mut shell = host.up();

@@ -148,7 +148,8 @@ impl Drop for Control {
 
 /// A host: an identity directory and, while it is up, a link.
 pub(crate) struct Host {
-    _directory: tempfile::TempDir,
+    /// There for as long as a link may write its identity to it.
+    directory: Arc<tempfile::TempDir>,
     pub(crate) config: LinkConfig,
 }
 
@@ -172,7 +173,7 @@ impl Host {
             held: vec![],
         };
         Host {
-            _directory: directory,
+            directory: Arc::new(directory),
             config,
         }
     }
@@ -188,6 +189,7 @@ impl Host {
             link,
             events,
             seen: Vec::new(),
+            _directory: self.directory.clone(),
         }
     }
 
@@ -202,6 +204,7 @@ pub(crate) struct Shell {
     pub(crate) events: mpsc::Receiver<FromControl>,
     /// What came so far, for the report of a test that waits in vain.
     seen: Vec<String>,
+    _directory: Arc<tempfile::TempDir>,
 }
 
 impl Shell {
