@@ -7,8 +7,14 @@
 //! Groups nest: a task's group carries the task's limits and holds the containers' groups. On v2 a
 //! group that has children can hold no processes of its own.
 //!
-//! Deliberately absent: systemd's D-Bus interface, block I/O and huge-page limits, freezing as an operation
-//! of its own, and the v2 side of a hybrid host (see `mounts`).
+//! | where | what | touches |
+//! |---|---|---|
+//! | `location`, `limits*`, `devices`, `mounts` | what follows from a spec and a host | nothing: golden tests |
+//! | `container` | a container's group by its driver | |
+//! | `create`, `apply`, `kill`, `freeze` | acts on a group | the kernel |
+//! | `device_program` | v2's device list | the kernel, by bpf(2) |
+//!
+//! A hybrid host counts as v1; see `apply` for what its v2 mount is good for.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -151,8 +157,12 @@ impl Group {
         for root in self.roots() {
             let remedy = "ESRCH: the process has ended; EBUSY: the group has children (v2) and a process must \
                           enter one of those; ENOSPC: its cpuset is empty";
-            self.existing(root)?
-                .write("cgroup.procs", &pid.to_string(), remedy)?;
+            let group = match Directory::at(root, &self.path)? {
+                None if self.is_optional(root) => continue,
+                Some(group) => group,
+                None => self.existing(root)?,
+            };
+            group.write("cgroup.procs", &pid.to_string(), remedy)?;
         }
         Ok(())
     }
@@ -245,12 +255,12 @@ impl Group {
         match &*self.layout {
             Layout::V1 { .. } => {
                 let freezer = match self.point_of("freezer") {
-                    Some(point) => Directory::root(point)?.open(&self.path)?,
+                    Some(point) => Directory::at(point, &self.path)?,
                     None => None,
                 };
                 kill::kill_v1(self, freezer.as_ref(), deadline)
             }
-            Layout::V2 { root, .. } => match Directory::root(root)?.open(&self.path)? {
+            Layout::V2 { root, .. } => match Directory::at(root, &self.path)? {
                 Some(directory) => kill::kill_v2(self, &directory, deadline),
                 None => Ok(()),
             },
@@ -261,43 +271,58 @@ impl Group {
     /// for a second, as processes leave their group a little after their death; a group that holds live
     /// ones is an error that names them.
     pub fn remove(&self) -> Result<(), StepError> {
-        let (above, name) = match self.path.rsplit_once('/') {
-            Some((above, name)) => (Some(above), name),
-            None => (None, self.path.as_str()),
-        };
         for point in self.roots() {
-            let mut parent = Some(Directory::root(point)?);
-            if let (Some(root), Some(above)) = (&parent, above) {
-                parent = root.open(above)?;
-            }
-            if let Some(parent) = parent {
-                parent.remove(name)?;
+            let path = point.join(&self.path);
+            match rustix::fs::rmdir(&path) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                // It has children, or somebody is in it, or leaves it just now.
+                Err(_) => self.remove_subtree(point)?,
             }
         }
         Ok(())
     }
 
+    fn remove_subtree(&self, point: &Path) -> Result<(), StepError> {
+        let (above, name) = match self.path.rsplit_once('/') {
+            Some((above, name)) => (Some(above), name),
+            None => (None, self.path.as_str()),
+        };
+        let parent = match above {
+            Some(above) => Directory::at(point, above)?,
+            None => Some(Directory::root(point)?),
+        };
+        parent.map_or(Ok(()), |parent| parent.remove(name))
+    }
+
+    /// Every root below which the group may have a directory; the last one of a hybrid host is v2's.
     fn roots(&self) -> Vec<&PathBuf> {
         match &*self.layout {
-            Layout::V1 { hierarchies, .. } => hierarchies.iter().map(|(point, _)| point).collect(),
+            Layout::V1 {
+                hierarchies,
+                unified,
+            } => {
+                let points = hierarchies.iter().map(|(point, _)| point);
+                points.chain(unified).collect()
+            }
             Layout::V2 { root, .. } => vec![root],
         }
+    }
+
+    /// Whether the group is there only if a limit has asked for it.
+    fn is_optional(&self, root: &Path) -> bool {
+        matches!(&*self.layout, Layout::V1 { unified: Some(unified), .. } if unified == root)
     }
 
     /// The group's directories, where it exists.
     fn directories(&self) -> Result<Vec<Directory>, StepError> {
         self.roots()
             .into_iter()
-            .filter_map(|point| {
-                Directory::root(point)
-                    .and_then(|root| root.open(&self.path))
-                    .transpose()
-            })
+            .filter_map(|point| Directory::at(point, &self.path).transpose())
             .collect()
     }
 
     fn existing(&self, root: &Path) -> Result<Directory, StepError> {
-        Directory::root(root)?.open(&self.path)?.ok_or_else(|| {
+        Directory::at(root, &self.path)?.ok_or_else(|| {
             let path = root.join(&self.path);
             failed("open cgroup", &path, Errno::NOENT, "create the group first")
         })

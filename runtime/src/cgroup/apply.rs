@@ -1,12 +1,21 @@
 //! Writing limits into a group's control files.
+//!
+//! On a hybrid host a controller that no v1 hierarchy has may be on the v2 mount. The group gets a directory
+//! there as soon as a limit asks for one, and its processes are moved in.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use oci_spec::runtime::LinuxResources;
 use rustix::io::Errno;
 
+use super::devices::{self, Rule};
 use super::directory::{Directory, failed};
-use super::limits::Write;
+use super::limits::{Write, is_given};
 use super::mounts::Layout;
-use super::{Group, device_program, devices, limits_v1, limits_v2, no_controller};
+use super::{Group, device_program, limits_v1, limits_v2, no_controller};
 use crate::StepError;
 
 impl Group {
@@ -17,42 +26,109 @@ impl Group {
     /// whole: what it does not allow is denied; an empty list or none leaves the devices as they are. On v1
     /// it cannot change its default once the group has children.
     pub fn apply(&self, resources: &LinuxResources) -> Result<(), StepError> {
-        let list = resources.devices().as_deref().unwrap_or_default();
-        let rules = devices::rules(list)?;
+        let rules = devices::rules(resources.devices().as_deref().unwrap_or_default())?;
+        self.check_devices(&rules)?;
+        self.apply_limits(resources)?;
+        self.apply_devices(&rules)
+    }
+
+    /// All but the device list.
+    pub(super) fn apply_limits(&self, resources: &LinuxResources) -> Result<(), StepError> {
         match &*self.layout {
-            Layout::V1 { .. } => {
-                let settled = devices::settle(&rules)?;
-                let read = |controller: &str, file: &str| {
-                    let directory = self.controller(controller)?;
-                    directory.map_or(Ok(None), |directory| directory.read(file))
-                };
-                for write in limits_v1::writes(resources, &read)? {
-                    self.write_v1(&write)?;
-                }
-                match rules.is_empty() {
-                    true => Ok(()),
-                    false => self.apply_devices_v1(&settled),
-                }
-            }
-            Layout::V2 { root, .. } => {
-                let directory = self.existing(root)?;
-                for write in limits_v2::writes(resources, &|file| directory.read(file))? {
-                    write_limit(&directory, &write)?;
-                }
-                match rules.is_empty() {
-                    true => Ok(()),
-                    false => device_program::attach(&directory, &rules),
-                }
-            }
+            Layout::V1 { .. } => self.apply_v1(resources),
+            Layout::V2 { root, .. } => apply_v2(resources, &self.existing(root)?),
         }
     }
 
-    fn write_v1(&self, write: &Write) -> Result<(), StepError> {
-        match self.controller(write.controller)? {
-            Some(directory) => write_limit(&directory, write),
-            None if write.lifts => Ok(()),
-            None => Err(no_controller(write.controller, &write.file)),
+    /// Whether this host's version can say the list.
+    pub(super) fn check_devices(&self, rules: &[Rule]) -> Result<(), StepError> {
+        match &*self.layout {
+            Layout::V1 { .. } => devices::settle(rules).map(drop),
+            Layout::V2 { .. } => Ok(()),
         }
+    }
+
+    pub(super) fn apply_devices(&self, rules: &[Rule]) -> Result<(), StepError> {
+        match &*self.layout {
+            _ if rules.is_empty() => Ok(()),
+            Layout::V1 { .. } => self.apply_devices_v1(&devices::settle(rules)?),
+            Layout::V2 { root, .. } => device_program::attach(&self.existing(root)?, rules),
+        }
+    }
+
+    fn apply_v1(&self, resources: &LinuxResources) -> Result<(), StepError> {
+        let open = Opened::default();
+        let (here, beside) = self.share_out(resources)?;
+        let here = here.as_ref().unwrap_or(resources);
+        let read = |controller: &str, file: &str| match self.point_of(controller) {
+            Some(point) => open.group(self, point)?.read(file),
+            None => Ok(None),
+        };
+        let writes = limits_v1::writes(here, &read)?;
+        for write in &writes {
+            match self.point_of(write.controller) {
+                Some(point) => write_limit(&*open.group(self, point)?, write)?,
+                None if write.lifts => {}
+                None => return Err(no_controller(write.controller, &write.file)),
+            }
+        }
+        match beside {
+            Some((resources, root)) => apply_v2(&resources, &self.beside(root)?),
+            None => Ok(()),
+        }
+    }
+
+    /// What is given for controllers that only the v2 mount of a hybrid host has, taken out of the rest.
+    /// `None` in the first place: nothing was taken out.
+    #[allow(clippy::type_complexity)] // Two halves of one object; names would not tell more.
+    fn share_out(
+        &self,
+        resources: &LinuxResources,
+    ) -> Result<(Option<LinuxResources>, Option<(LinuxResources, &Path)>), StepError> {
+        let Layout::V1 {
+            unified: Some(root),
+            ..
+        } = &*self.layout
+        else {
+            return Ok((None, None));
+        };
+        let given = [
+            ("blkio", "io", is_given(resources.block_io())),
+            ("hugetlb", "hugetlb", resources.hugepage_limits().is_some()),
+            ("rdma", "rdma", is_given(resources.rdma())),
+            ("memory", "memory", is_given(resources.memory())),
+            ("pids", "pids", resources.pids().is_some()),
+        ];
+        let homeless = |(v1, _, given): &(&str, &str, bool)| *given && self.point_of(v1).is_none();
+        if !given.iter().any(homeless) {
+            return Ok((None, None));
+        }
+        let text = Directory::root(root)?
+            .read("cgroup.controllers")?
+            .unwrap_or_default();
+        let (mut here, mut beside) = (resources.clone(), LinuxResources::default());
+        for (_, v2, _) in given.iter().filter(|entry| homeless(entry)) {
+            if text.split_whitespace().any(|name| name == *v2) {
+                give_over(v2, &mut here, &mut beside);
+            }
+        }
+        Ok((Some(here), Some((beside, root))))
+    }
+
+    /// The group's directory on the v2 mount of a hybrid host, with all of its processes in it.
+    fn beside(&self, root: &Path) -> Result<Directory, StepError> {
+        self.create_v2(root)?;
+        let directory = self.existing(root)?;
+        for pid in self.processes()? {
+            match directory.try_write("cgroup.procs", &pid.to_string()) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(errno) => {
+                    let path = directory.path().join("cgroup.procs");
+                    return Err(failed("move process to", &path, errno, ""));
+                }
+            }
+        }
+        Ok(directory)
     }
 
     fn apply_devices_v1(&self, wanted: &devices::Settled) -> Result<(), StepError> {
@@ -66,6 +142,41 @@ impl Group {
         }
         Ok(())
     }
+}
+
+/// The group's directories that one `apply` needs, each opened once.
+#[derive(Default)]
+struct Opened(RefCell<BTreeMap<PathBuf, Rc<Directory>>>);
+
+impl Opened {
+    fn group(&self, group: &Group, point: &Path) -> Result<Rc<Directory>, StepError> {
+        if let Some(directory) = self.0.borrow().get(point) {
+            return Ok(directory.clone());
+        }
+        let directory = Rc::new(group.existing(point)?);
+        self.0
+            .borrow_mut()
+            .insert(point.to_owned(), directory.clone());
+        Ok(directory)
+    }
+}
+
+fn give_over(controller: &str, from: &mut LinuxResources, to: &mut LinuxResources) {
+    match controller {
+        "io" => to.set_block_io(from.block_io_mut().take()),
+        "hugetlb" => to.set_hugepage_limits(from.hugepage_limits_mut().take()),
+        "rdma" => to.set_rdma(from.rdma_mut().take()),
+        "memory" => to.set_memory(from.memory_mut().take()),
+        "pids" => to.set_pids(from.pids_mut().take()),
+        _ => to,
+    };
+}
+
+fn apply_v2(resources: &LinuxResources, directory: &Directory) -> Result<(), StepError> {
+    let writes = limits_v2::writes(resources, &|file| directory.read(file))?;
+    writes
+        .iter()
+        .try_for_each(|write| write_limit(directory, write))
 }
 
 fn write_limit(directory: &Directory, write: &Write) -> Result<(), StepError> {
@@ -91,6 +202,10 @@ fn limit_remedy(errno: Errno, write: &Write) -> String {
         Errno::NOENT if write.file.contains("memsw") || write.file.contains("swap") => {
             "this kernel does not account swap: boot with swapaccount=1, or give no swap limit"
                 .to_owned()
+        }
+        Errno::NODEV | Errno::NXIO => "there is no such block device".to_owned(),
+        Errno::OPNOTSUPP if controller == "io" || controller == "blkio" => {
+            "the device's I/O scheduler does not take it".to_owned()
         }
         Errno::NOENT => format!(
             "the {controller} controller or this file of it is not available to the group: enable it in the \

@@ -16,6 +16,7 @@ use std::time::Duration;
 use oci_spec::runtime::LinuxResources;
 use rustix::io::Errno;
 
+use super::devices::{self, Rule};
 use super::directory::refused;
 use super::location::Location;
 use super::{Freeze, Group, Hierarchy};
@@ -76,9 +77,7 @@ impl ContainerGroup {
     pub fn prepare(&self, resources: Option<&LinuxResources>) -> Result<(), StepError> {
         match (&self.location, &self.group) {
             (Location::Path { optional, .. }, Some(group)) => {
-                let made = group
-                    .create()
-                    .and_then(|()| resources.map_or(Ok(()), |resources| group.apply(resources)));
+                let made = group.create().and_then(|()| limit(group, resources));
                 match made {
                     Err(error) if *optional && forbidden(&error) => {
                         self.go_without(resources, error)
@@ -179,9 +178,39 @@ impl ContainerGroup {
     }
 }
 
+/// A new container's limits and device list; it has a list even if its spec has none.
+fn limit(group: &Group, resources: Option<&LinuxResources>) -> Result<(), StepError> {
+    let list = resources.and_then(|resources| resources.devices().as_deref());
+    let rules = devices::of_container(list.unwrap_or_default())?;
+    group.check_devices(&rules)?;
+    if let Some(resources) = resources {
+        group.apply_limits(resources)?;
+    }
+    limit_devices(group, &rules)
+}
+
+/// In a user namespace nobody may restrict devices, and nobody may make any: there the list goes without saying.
+fn limit_devices(group: &Group, rules: &[Rule]) -> Result<(), StepError> {
+    match group.apply_devices(rules) {
+        Err(error) if denied(&error) && is_unprivileged() => Ok(()),
+        other => other,
+    }
+}
+
+/// user_namespaces(7): the first namespace maps all ids onto themselves. What cannot be read counts as it.
+fn is_unprivileged() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let first = map.split_whitespace().eq(["0", "0", "4294967295"]) || map.is_empty();
+    !first || !rustix::process::geteuid().is_root()
+}
+
+fn denied(error: &StepError) -> bool {
+    let codes = [Errno::ACCESS, Errno::PERM].map(Errno::raw_os_error);
+    error.errno.is_some_and(|errno| codes.contains(&errno))
+}
+
 fn forbidden(error: &StepError) -> bool {
-    let codes = [Errno::ACCESS, Errno::PERM, Errno::ROFS].map(Errno::raw_os_error);
-    absent(error) || error.errno.is_some_and(|errno| codes.contains(&errno))
+    absent(error) || denied(error) || error.errno == Some(Errno::ROFS.raw_os_error())
 }
 
 fn absent(error: &StepError) -> bool {

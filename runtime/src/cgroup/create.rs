@@ -9,8 +9,11 @@ use super::directory::{Directory, failed};
 use super::mounts::Layout;
 use crate::StepError;
 
-/// Controllers that a v2 group hands down to its children, where the host has them.
-const HANDED_DOWN: [&str; 4] = ["cpu", "cpuset", "memory", "pids"];
+/// Controllers that a v2 group hands down to its children, where the host has them: those that a spec can limit
+/// by and that statistics are read from.
+const HANDED_DOWN: [&str; 8] = [
+    "cpu", "cpuset", "hugetlb", "io", "memory", "misc", "pids", "rdma",
+];
 
 impl Group {
     /// Makes the group (and its parents) in every hierarchy, on v2 enabling the controllers on the way.
@@ -41,14 +44,58 @@ impl Group {
         Ok(())
     }
 
-    fn create_v2(&self, root: &Path) -> Result<(), StepError> {
+    pub(super) fn create_v2(&self, root: &Path) -> Result<(), StepError> {
+        let mut boundary = Boundary::Unknown;
         let mut here = Directory::root(root)?;
-        for name in self.path.split('/') {
-            hand_down_controllers(&here)?;
+        for (depth, name) in self.path.split('/').enumerate() {
+            let missing = missing_controllers(&here)?;
+            if !missing.is_empty() && boundary.allows(root, &self.path, depth)? {
+                hand_down(&here, &missing)?;
+            }
             here = here.make(name)?.0;
         }
         Ok(())
     }
+}
+
+/// Where the part of the tree begins that is ours to configure.
+enum Boundary {
+    /// Nobody has asked yet; most often all controllers are there and nobody needs to.
+    Unknown,
+    /// The number of path components from the root to the deepest group that its owner has delegated; 0 if
+    /// none is: then nobody else claims the tree.
+    At(usize),
+}
+
+impl Boundary {
+    /// systemd marks a group that it delegates with an attribute. What is above such a group is systemd's own
+    /// (its single-writer rule), and it would take controllers away again that others enabled there.
+    fn allows(&mut self, root: &Path, path: &str, depth: usize) -> Result<bool, StepError> {
+        let at = match self {
+            Boundary::At(at) => *at,
+            Boundary::Unknown => {
+                let at = delegated(root, path)?;
+                *self = Boundary::At(at);
+                at
+            }
+        };
+        Ok(depth >= at)
+    }
+}
+
+fn delegated(root: &Path, path: &str) -> Result<usize, StepError> {
+    let mut here = Directory::root(root)?;
+    let mut deepest = 0;
+    for (above, name) in path.split('/').enumerate() {
+        match here.open(name)? {
+            Some(child) => here = child,
+            None => break,
+        }
+        if here.is_delegated() {
+            deepest = above + 1;
+        }
+    }
+    Ok(deepest)
 }
 
 /// v1: a new cpuset is empty and lets nobody in; the parent's values are copied, as `clone_children` does.
@@ -63,36 +110,34 @@ fn inherit_cpuset(parent: &Directory, child: &Directory) -> Result<(), StepError
     Ok(())
 }
 
-/// v2: enables in a group's `cgroup.subtree_control` what it has itself and its children need.
-fn hand_down_controllers(group: &Directory) -> Result<(), StepError> {
-    let words = |file: &str| -> Result<Vec<String>, StepError> {
-        let text = group.read(file)?.unwrap_or_default();
-        Ok(text.split_whitespace().map(str::to_owned).collect())
-    };
-    let (available, enabled) = (
-        words("cgroup.controllers")?,
-        words("cgroup.subtree_control")?,
-    );
-    let missing: Vec<_> = HANDED_DOWN
+/// v2: what a group has itself and does not hand down yet.
+fn missing_controllers(group: &Directory) -> Result<Vec<&'static str>, StepError> {
+    let text = |file: &str| group.read(file).map(Option::unwrap_or_default);
+    let (available, enabled) = (text("cgroup.controllers")?, text("cgroup.subtree_control")?);
+    let has = |text: &str, name: &str| text.split_whitespace().any(|word| word == name);
+    Ok(HANDED_DOWN
         .into_iter()
-        .filter(|name| available.iter().any(|have| have == name))
-        .filter(|name| !enabled.iter().any(|have| have == name))
-        .map(|name| format!("+{name}"))
-        .collect();
-    if missing.is_empty() {
+        .filter(|name| has(&available, name) && !has(&enabled, name))
+        .collect())
+}
+
+/// v2: enables controllers in `cgroup.subtree_control`, all at once or, if the kernel refuses one of them, as
+/// many as it takes. A limit that would need a missing one is refused by name when it is applied.
+fn hand_down(group: &Directory, names: &[&str]) -> Result<(), StepError> {
+    let enable = |names: &[&str]| {
+        let value = names.iter().map(|name| format!("+{name} "));
+        group.try_write("cgroup.subtree_control", value.collect::<String>().trim())
+    };
+    let refusal = match enable(names) {
+        // Above a delegated group nothing is ours to change.
+        Ok(()) | Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => return Ok(()),
+        Err(errno) => errno,
+    };
+    if names.iter().filter(|name| enable(&[name]).is_ok()).count() > 0 {
         return Ok(());
     }
     let remedy = "EBUSY: on cgroup v2 a group with processes of its own cannot hand down controllers; move \
                   them into a child group (systemd: a service with Delegate=yes and DelegateSubgroup=)";
-    let value = missing.join(" ");
-    match group.try_write("cgroup.subtree_control", &value) {
-        // Above a delegated group nothing is ours to change. The group goes without these controllers, and a
-        // limit that would need one is refused by name when it is applied.
-        Ok(()) | Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => Ok(()),
-        Err(errno) => {
-            let step = format!("write {value:?} to");
-            let path = group.path().join("cgroup.subtree_control");
-            Err(failed(&step, &path, errno, remedy))
-        }
-    }
+    let path = group.path().join("cgroup.subtree_control");
+    Err(failed("enable controllers in", &path, refusal, remedy))
 }

@@ -48,6 +48,42 @@ pub(super) fn rules(list: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>, StepError> 
         .collect()
 }
 
+/// Devices that every container may use: all that a terminal and a C library need, and making nodes of any
+/// kind, since a node that may not be opened harms nobody. `/dev/console` is not among them: a container's
+/// is a pty of its own, and 5:1 would be the host's.
+const EVERY_CONTAINER: [(Option<u32>, Option<u32>, u8); 9] = [
+    (None, None, MKNOD),
+    (Some(1), Some(3), ALL), // null
+    (Some(1), Some(5), ALL), // zero
+    (Some(1), Some(7), ALL), // full
+    (Some(1), Some(8), ALL), // random
+    (Some(1), Some(9), ALL), // urandom
+    (Some(5), Some(0), ALL), // tty
+    (Some(5), Some(2), ALL), // ptmx
+    (Some(136), None, ALL),  // pts
+];
+
+/// A container's list: the given rules and then those of every container, which therefore hold whatever the
+/// given ones say. Without given rules everything else is denied.
+pub(super) fn of_container(list: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>, StepError> {
+    let mut all = rules(list)?;
+    all.push(Rule {
+        allow: true,
+        kind: Some(Kind::Block),
+        major: None,
+        minor: None,
+        access: MKNOD,
+    });
+    all.extend(EVERY_CONTAINER.map(|(major, minor, access)| Rule {
+        allow: true,
+        kind: Some(Kind::Char),
+        major,
+        minor,
+        access,
+    }));
+    Ok(all)
+}
+
 fn rule(at: usize, given: &LinuxDeviceCgroup) -> Result<Rule, StepError> {
     let refuse = |cause: String| refused(STEP, subject(at), cause);
     let kind = match given.typ() {
@@ -360,6 +396,24 @@ mod tests {
             r#"[{"allow":true,"access":"rx"}]"#,
         ] {
             assert!(parse(json).is_err(), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_container_has_its_terminal_whatever_its_list_says_and_no_more() {
+        for json in [
+            "[]",
+            r#"[{"allow":false}]"#,
+            r#"[{"allow":false,"type":"c","major":1}]"#,
+        ] {
+            let list: Vec<LinuxDeviceCgroup> = serde_json::from_str(json).unwrap();
+            let rules = of_container(&list).unwrap();
+            assert!(judge(&rules, Kind::Char, 1, 3, ALL), "{json}");
+            assert!(judge(&rules, Kind::Char, 136, 7, READ | WRITE), "{json}");
+            assert!(judge(&rules, Kind::Block, 8, 0, MKNOD), "{json}");
+            assert!(!judge(&rules, Kind::Block, 8, 0, READ), "{json}");
+            assert!(!judge(&rules, Kind::Char, 5, 1, READ), "{json}");
+            assert!(settle(&rules).is_ok(), "{json}");
         }
     }
 

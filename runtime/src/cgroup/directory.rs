@@ -65,6 +65,18 @@ impl Directory {
         Ok(Directory { fd, path })
     }
 
+    /// The group at `relative` below the root of a hierarchy, by one system call; None if there is none.
+    /// Mount points are listed without symbolic links, and `relative` has been checked by `Hierarchy::group`.
+    pub(super) fn at(point: &Path, relative: &str) -> Result<Option<Directory>, StepError> {
+        let path = point.join(relative);
+        let links = ResolveFlags::NO_SYMLINKS;
+        match rustix::fs::openat2(CWD, &path, directory_flags(), Mode::empty(), links) {
+            Ok(fd) => Ok(Some(Directory { fd, path })),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(failed("open cgroup", &path, errno, "")),
+        }
+    }
+
     /// The group at `relative` below this directory; None if there is none.
     pub(super) fn open(&self, relative: &str) -> Result<Option<Directory>, StepError> {
         let path = self.path.join(relative);
@@ -116,6 +128,16 @@ impl Directory {
 
     pub(super) fn fd(&self) -> &OwnedFd {
         &self.fd
+    }
+
+    /// Whether systemd says that it has left what is below to others. Root's mark can be read by root alone,
+    /// a user's by everybody.
+    pub(super) fn is_delegated(&self) -> bool {
+        ["trusted.delegate", "user.delegate"].iter().any(|name| {
+            let mut value = [0u8; 8];
+            let length = rustix::fs::fgetxattr(&self.fd, *name, &mut value[..]);
+            length.is_ok_and(|length| value[..length].starts_with(b"1"))
+        })
     }
 
     /// A control file's text; None if the kernel offers no such file here.

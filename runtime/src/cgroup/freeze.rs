@@ -71,10 +71,10 @@ impl Group {
     pub fn freeze_state(&self) -> Result<Freeze, StepError> {
         let directory = match &*self.layout {
             Layout::V1 { .. } => match self.point_of("freezer") {
-                Some(point) => Directory::root(point)?.open(&self.path)?,
+                Some(point) => Directory::at(point, &self.path)?,
                 None => None,
             },
-            Layout::V2 { root, .. } => Directory::root(root)?.open(&self.path)?,
+            Layout::V2 { root, .. } => Directory::at(root, &self.path)?,
         };
         let Some(directory) = directory else {
             return Ok(Freeze::Thawed);

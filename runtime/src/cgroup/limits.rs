@@ -2,9 +2,10 @@
 //!
 //! A limit that is given and cannot be enforced is refused by name, never passed over. Two habits of the
 //! field are kept: 0 means "not given" for CPU and memory values (Docker and podman write it so), and -1
-//! means "no limit".
+//! means "no limit". What the specification has retired, `memory.kernel`, is passed over.
 //!
-//! Deliberately absent: block I/O, huge pages, network classes and RDMA. They are refused when given.
+//! Everything here and below is pure: from a resource object and what the control files say now, to the writes
+//! that follow. `apply` carries them out.
 
 use std::borrow::Cow;
 
@@ -14,6 +15,11 @@ use serde_json::Value;
 
 use super::directory::refused;
 use crate::StepError;
+
+pub(super) mod block_io;
+pub(super) mod hugetlb;
+pub(super) mod network;
+pub(super) mod rdma;
 
 /// The step that every refusal here names.
 pub(super) const STEP: &str = "apply limit";
@@ -32,10 +38,14 @@ pub(super) struct Write {
 }
 
 impl Write {
-    pub(super) fn new(controller: &'static str, file: &'static str, value: impl ToString) -> Write {
+    pub(super) fn new(
+        controller: &'static str,
+        file: impl Into<Cow<'static, str>>,
+        value: impl ToString,
+    ) -> Write {
         Write {
             controller,
-            file: Cow::Borrowed(file),
+            file: file.into(),
             value: value.to_string(),
             lifts: false,
         }
@@ -44,7 +54,7 @@ impl Write {
     /// `lift` is the file's word for "no limit".
     pub(super) fn bound(
         controller: &'static str,
-        file: &'static str,
+        file: impl Into<Cow<'static, str>>,
         bound: Bound,
         lift: &str,
     ) -> Write {
@@ -101,7 +111,9 @@ pub(super) struct Memory {
     pub(super) swap: Option<Bound>,
     pub(super) kernel_tcp: Option<Bound>,
     pub(super) swappiness: Option<u64>,
-    pub(super) disable_oom_killer: bool,
+    pub(super) disable_oom_killer: Option<bool>,
+    /// `swap` is 0 where no `limit` is: no swap at all.
+    pub(super) no_swap: bool,
     pub(super) check_before_update: bool,
 }
 
@@ -113,14 +125,11 @@ impl Memory {
             swap: bound("memory.swap", memory.swap())?,
             kernel_tcp: bound("memory.kernelTCP", memory.kernel_tcp())?,
             swappiness: memory.swappiness(),
-            disable_oom_killer: memory.disable_oom_killer().unwrap_or(false),
+            disable_oom_killer: memory.disable_oom_killer(),
+            no_swap: memory.swap() == Some(0) && matches!(memory.limit(), None | Some(0)),
             check_before_update: memory.check_before_update().unwrap_or(false),
         };
         read.check_swap()?;
-        // The specification has retired `kernel`; it is read for that one check.
-        #[allow(deprecated)]
-        let kernel = bound("memory.kernel", memory.kernel())?;
-        read.check_subsumed("memory.kernel", kernel)?;
         if memory.use_hierarchy() == Some(false) {
             let cause = "a group's limit always holds for the groups below it; leave it out";
             return Err(refused(STEP, "memory.useHierarchy", cause));
@@ -132,10 +141,14 @@ impl Memory {
         let cause = match (self.limit, self.swap) {
             (_, None | Some(Bound::Unlimited)) => return Ok(()),
             (Some(Bound::At(limit)), Some(Bound::At(swap))) if limit <= swap => return Ok(()),
+            // What the limit is now, is for the version to find out.
+            (None, _) => return Ok(()),
             (Some(Bound::At(limit)), _) => {
                 format!("swap counts memory and swap together, and is below memory.limit {limit}")
             }
-            _ => "it counts memory and swap together: give memory.limit too".to_owned(),
+            (Some(Bound::Unlimited), _) => {
+                "it counts memory and swap together, and memory.limit is -1".to_owned()
+            }
         };
         Err(refused(STEP, "memory.swap", cause))
     }
@@ -153,6 +166,21 @@ impl Memory {
             )),
         }
     }
+}
+
+/// `cpu.burst` and `cpu.idle`: 0 is a value, and the same as a file that does not exist.
+pub(super) fn zero_lifts(file: &'static str, value: impl ToString) -> Write {
+    let write = Write::new("cpu", file, value);
+    Write {
+        lifts: write.value == "0",
+        ..write
+    }
+}
+
+/// A burst may not be above the quota: a smaller one comes before the quota, a greater one after.
+pub(super) fn burst_first(burst: &Write, now: Option<String>) -> bool {
+    let number = |text: &str| text.trim().parse::<u64>().ok();
+    now.as_deref().and_then(number) > number(&burst.value)
 }
 
 /// CPU values above 0.
@@ -182,22 +210,6 @@ pub(super) fn list<'a>(
         ));
     }
     Ok(Some(list))
-}
-
-/// Refuses what is given and not built.
-pub(super) fn refuse_unsupported(resources: &LinuxResources) -> Result<(), StepError> {
-    for (name, given) in [
-        ("blockIO", is_given(resources.block_io())),
-        ("hugepageLimits", is_given(resources.hugepage_limits())),
-        ("network", is_given(resources.network())),
-        ("rdma", is_given(resources.rdma())),
-    ] {
-        if given {
-            let cause = "this runtime cannot enforce it; leave it out";
-            return Err(refused(STEP, format!("linux.resources.{name}"), cause));
-        }
-    }
-    Ok(())
 }
 
 /// Empty objects and zeros are what clients write when they mean nothing.

@@ -2,8 +2,8 @@
 
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
 
-use super::directory::refused;
-use super::limits::{self, Bound, Memory, STEP, Write};
+use super::directory::{refused, value_of};
+use super::limits::{self, Bound, Memory, STEP, Write, block_io, hugetlb, network, rdma};
 use crate::StepError;
 
 /// Tells the value that a controller's file has now; None: there is no such file.
@@ -11,7 +11,6 @@ type Read<'a> = dyn Fn(&str, &str) -> Result<Option<String>, StepError> + 'a;
 
 /// The writes for the limits that are given, in an order in which the kernel takes them.
 pub(super) fn writes(resources: &LinuxResources, read: &Read<'_>) -> Result<Vec<Write>, StepError> {
-    limits::refuse_unsupported(resources)?;
     if resources
         .unified()
         .as_ref()
@@ -30,6 +29,18 @@ pub(super) fn writes(resources: &LinuxResources, read: &Read<'_>) -> Result<Vec<
     if let Some(bound) = limits::pids(resources)? {
         writes.push(Write::bound("pids", "pids.max", bound, "max"));
     }
+    if let Some(block) = resources.block_io() {
+        let has = |file: &str| Ok(read("blkio", file)?.is_some());
+        writes.extend(block_io::writes_v1(block, &has)?);
+    }
+    let pages = resources.hugepage_limits().as_deref().unwrap_or_default();
+    writes.extend(hugetlb::writes(pages, "limit_in_bytes", "-1")?);
+    if let Some(network) = resources.network() {
+        writes.extend(network::writes_v1(network)?);
+    }
+    if let Some(devices) = resources.rdma() {
+        writes.extend(rdma::writes(devices)?);
+    }
     Ok(writes)
 }
 
@@ -40,15 +51,11 @@ fn add_cpu(cpu: &LinuxCpu, read: &Read<'_>, writes: &mut Vec<Write>) -> Result<(
     if let Some(mems) = limits::list("cpu.mems", cpu.mems())? {
         writes.push(Write::new("cpuset", "cpuset.mems", mems));
     }
-    if let Some(shares) = limits::shares(cpu) {
+    // The kernel gives an idle group a share of its own and refuses another.
+    if let Some(shares) = limits::shares(cpu).filter(|_| cpu.idle() != Some(1)) {
         writes.push(Write::new("cpu", "cpu.shares", shares));
     }
-    if let Some(idle) = cpu.idle() {
-        writes.push(Write {
-            lifts: idle == 0,
-            ..Write::new("cpu", "cpu.idle", idle)
-        });
-    }
+    writes.extend(cpu.idle().map(|idle| limits::zero_lifts("cpu.idle", idle)));
     add_realtime(cpu, writes)?;
     add_quota(cpu, read, writes)
 }
@@ -70,8 +77,12 @@ fn add_quota(cpu: &LinuxCpu, read: &Read<'_>, writes: &mut Vec<Write>) -> Result
         .map(|bound| Write::bound("cpu", "cpu.cfs_quota_us", bound, "-1"));
     let period =
         limits::positive(cpu.period()).map(|period| Write::new("cpu", "cpu.cfs_period_us", period));
-    let burst =
-        limits::positive(cpu.burst()).map(|burst| Write::new("cpu", "cpu.cfs_burst_us", burst));
+    const BURST: &str = "cpu.cfs_burst_us";
+    let mut burst = cpu.burst().map(|burst| limits::zero_lifts(BURST, burst));
+    if quota.is_some() && burst.is_some() {
+        let now = read("cpu", BURST)?;
+        writes.extend(burst.take_if(|burst| limits::burst_first(burst, now)));
+    }
     let number = |file: &str| -> Result<Option<i128>, StepError> {
         Ok(read("cpu", file)?.and_then(|text| text.trim().parse().ok()))
     };
@@ -116,8 +127,15 @@ fn add_memory(
     if let Some(swappiness) = memory.swappiness {
         writes.push(Write::new("memory", "memory.swappiness", swappiness));
     }
-    if memory.disable_oom_killer {
-        writes.push(Write::new("memory", "memory.oom_control", 1));
+    const OOM: &str = "memory.oom_control";
+    match memory.disable_oom_killer {
+        Some(true) => writes.push(Write::new("memory", OOM, 1)),
+        // Nearly every spec says so, and nearly every group has it so.
+        Some(false) => {
+            let now = read("memory", OOM)?.and_then(|text| value_of(&text, "oom_kill_disable"));
+            writes.extend((now == Some(1)).then(|| Write::new("memory", OOM, 0)));
+        }
+        None => {}
     }
     // `checkBeforeUpdate` needs nothing: v1 itself refuses a limit below what is used (EBUSY).
     Ok(())
@@ -263,13 +281,6 @@ mod tests {
     #[test]
     fn what_cannot_be_enforced_is_refused_by_name() {
         check(
-            r#"{"blockIO":{"weight":100}}"#,
-            &[],
-            expect![[r#"
-                apply limit linux.resources.blockIO: this runtime cannot enforce it; leave it out
-            "#]],
-        );
-        check(
             r#"{"unified":{"memory.high":"1"}}"#,
             &[],
             expect![[r#"
@@ -297,5 +308,149 @@ mod tests {
                 apply limit cpu.cpus: "0\n1" is no list such as 0-2,7
             "#]],
         );
+    }
+
+    #[test]
+    fn every_other_controller_has_its_file_too() {
+        check(
+            r#"{"blockIO":{"weight":500,"leafWeight":100,
+                    "weightDevice":[{"major":8,"minor":0,"weight":300,"leafWeight":20}],
+                    "throttleReadBpsDevice":[{"major":8,"minor":0,"rate":1000}],
+                    "throttleWriteIOPSDevice":[{"major":8,"minor":16,"rate":0}]},
+                "hugepageLimits":[{"pageSize":"2MB","limit":0},{"pageSize":"1GB","limit":-1}],
+                "network":{"classID":1048577,"priorities":[{"name":"eth0","priority":5}]},
+                "rdma":{"mlx5_1":{"hcaHandles":3,"hcaObjects":10000},"mlx4_0":{"hcaObjects":7}}}"#,
+            &[],
+            expect![[r#"
+                blkio.weight = 500
+                blkio.weight_device = 8:0 300
+                blkio.leaf_weight = 100
+                blkio.leaf_weight_device = 8:0 20
+                blkio.throttle.read_bps_device = 8:0 1000
+                blkio.throttle.write_iops_device = 8:16 0
+                hugetlb.2MB.limit_in_bytes = 0
+                hugetlb.2MB.rsvd.limit_in_bytes = 0
+                hugetlb.1GB.limit_in_bytes = -1
+                hugetlb.1GB.rsvd.limit_in_bytes = -1
+                net_cls.classid = 1048577
+                net_prio.ifpriomap = eth0 5
+                rdma.max = mlx4_0 hca_object=7
+                rdma.max = mlx5_1 hca_handle=3 hca_object=10000
+            "#]],
+        );
+    }
+
+    #[test]
+    fn weights_go_to_the_scheduler_that_is_there() {
+        check(
+            r#"{"blockIO":{"weight":500,"weightDevice":[{"major":8,"minor":0,"weight":300}]}}"#,
+            &[("blkio.bfq.weight", "100")],
+            expect![[r#"
+                blkio.bfq.weight = 500
+                blkio.bfq.weight_device = 8:0 300
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_burst_that_shrinks_comes_before_the_quota() {
+        for now in ["90000", "100"] {
+            check(
+                r#"{"cpu":{"quota":20000,"burst":10000}}"#,
+                &[("cpu.cfs_burst_us", now)],
+                match now {
+                    "90000" => expect![[r#"
+                        cpu.cfs_burst_us = 10000
+                        cpu.cfs_quota_us = 20000
+                    "#]],
+                    _ => expect![[r#"
+                        cpu.cfs_quota_us = 20000
+                        cpu.cfs_burst_us = 10000
+                    "#]],
+                },
+            );
+        }
+    }
+
+    #[test]
+    fn an_idle_group_has_no_shares_of_its_own() {
+        check(
+            r#"{"cpu":{"shares":512,"idle":1}}"#,
+            &[],
+            expect![[r#"
+            cpu.idle = 1
+        "#]],
+        );
+    }
+
+    #[test]
+    fn the_oom_killer_is_left_alone_where_it_is_on() {
+        for disabled in ["0", "1"] {
+            check(
+                r#"{"memory":{"disableOOMKiller":false}}"#,
+                &[(
+                    "memory.oom_control",
+                    &format!("oom_kill_disable {disabled}\nunder_oom 0\n"),
+                )],
+                match disabled {
+                    "0" => expect![[r#""#]],
+                    _ => expect![[r#"
+                        memory.oom_control = 0
+                    "#]],
+                },
+            );
+        }
+        check(
+            r#"{"memory":{"disableOOMKiller":true,"kernel":9,"swap":700}}"#,
+            &[],
+            expect![[r#"
+                memory.memsw.limit_in_bytes = 700
+                memory.oom_control = 1
+            "#]],
+        );
+    }
+
+    #[test]
+    fn values_that_are_no_limits_are_refused() {
+        for (json, expected) in [
+            (
+                r#"{"blockIO":{"weight":5}}"#,
+                expect![[r#"
+                apply limit blockIO.weight: 5 is not between 10 and 1000
+            "#]],
+            ),
+            (
+                r#"{"blockIO":{"throttleReadBpsDevice":[{"major":-8,"minor":0,"rate":1}]}}"#,
+                expect![[r#"
+                    apply limit blockIO.throttleReadBpsDevice: -8:0 is no device number
+                "#]],
+            ),
+            (
+                r#"{"hugepageLimits":[{"pageSize":"2MB/../x","limit":0}]}"#,
+                expect![[r#"
+                    apply limit hugepageLimits "2MB/../x": it is no page size such as 64KB, 2MB or 1GB (/sys/kernel/mm/hugepages)
+                "#]],
+            ),
+            (
+                r#"{"hugepageLimits":[{"pageSize":"2MB","limit":-2}]}"#,
+                expect![[r#"
+                    apply limit hugepageLimits 2MB: -2 is no limit: give a number of bytes, or -1 for none
+                "#]],
+            ),
+            (
+                r#"{"network":{"priorities":[{"name":"a b","priority":1}]}}"#,
+                expect![[r#"
+                    apply limit network.priorities "a b": it is no name of a network interface
+                "#]],
+            ),
+            (
+                r#"{"rdma":{"a\nb":{"hcaObjects":1}}}"#,
+                expect![[r#"
+                apply limit rdma "a\nb": it is no name of an RDMA device (/sys/class/infiniband)
+            "#]],
+            ),
+        ] {
+            check(json, &[], expected);
+        }
     }
 }

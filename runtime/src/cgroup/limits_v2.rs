@@ -1,11 +1,9 @@
 //! Limits as v2 control files (kernel: Documentation/admin-guide/cgroup-v2.rst).
 
-use std::borrow::Cow;
-
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
 
 use super::directory::refused;
-use super::limits::{self, Bound, Memory, STEP, Write};
+use super::limits::{self, Bound, Memory, STEP, Write, block_io, hugetlb, network, rdma};
 use crate::StepError;
 
 /// Tells the value that a file has now; None: there is no such file.
@@ -13,7 +11,6 @@ type Read<'a> = dyn Fn(&str) -> Result<Option<String>, StepError> + 'a;
 
 /// The writes for the limits that are given.
 pub(super) fn writes(resources: &LinuxResources, read: &Read<'_>) -> Result<Vec<Write>, StepError> {
-    limits::refuse_unsupported(resources)?;
     let mut writes = Vec::new();
     if let Some(cpu) = resources.cpu() {
         add_cpu(cpu, read, &mut writes)?;
@@ -24,6 +21,18 @@ pub(super) fn writes(resources: &LinuxResources, read: &Read<'_>) -> Result<Vec<
     if let Some(bound) = limits::pids(resources)? {
         writes.push(Write::bound("pids", "pids.max", bound, "max"));
     }
+    if let Some(block) = resources.block_io() {
+        let has = |file: &str| Ok(read(file)?.is_some());
+        writes.extend(block_io::writes_v2(block, &has)?);
+    }
+    let pages = resources.hugepage_limits().as_deref().unwrap_or_default();
+    writes.extend(hugetlb::writes(pages, "max", "max")?);
+    if let Some(network) = resources.network() {
+        network::refuse_v2(network)?;
+    }
+    if let Some(devices) = resources.rdma() {
+        writes.extend(rdma::writes(devices)?);
+    }
     // Last, so that what is said for v2 in v2's words wins.
     add_unified(resources, &mut writes)?;
     Ok(writes)
@@ -32,7 +41,7 @@ pub(super) fn writes(resources: &LinuxResources, read: &Read<'_>) -> Result<Vec<
 /// `cpu.weight` (1 to 10000) for `cpu.shares` (2 to 262144): the quadratic curve in log space through the
 /// two minima, the two defaults (1024 and 100) and the two maxima, as crun 1.23 and runc 1.3.2 have it. The
 /// line that was used before gave the default share a weight of 39.
-fn weight(shares: u64) -> u64 {
+pub(super) fn weight(shares: u64) -> u64 {
     if shares <= 2 {
         return 1;
     }
@@ -61,21 +70,21 @@ fn add_cpu(cpu: &LinuxCpu, read: &Read<'_>, writes: &mut Vec<Write>) -> Result<(
     if let Some(mems) = limits::list("cpu.mems", cpu.mems())? {
         writes.push(Write::new("cpuset", "cpuset.mems", mems));
     }
-    if let Some(idle) = cpu.idle() {
-        writes.push(Write {
-            lifts: idle == 0,
-            ..Write::new("cpu", "cpu.idle", idle)
-        });
-    }
-    if let Some(shares) = limits::shares(cpu) {
+    writes.extend(cpu.idle().map(|idle| limits::zero_lifts("cpu.idle", idle)));
+    // The kernel gives an idle group a weight of its own and refuses another.
+    if let Some(shares) = limits::shares(cpu).filter(|_| cpu.idle() != Some(1)) {
         writes.push(Write::new("cpu", "cpu.weight", weight(shares)));
     }
+    const BURST: &str = "cpu.max.burst";
+    let mut burst = cpu.burst().map(|burst| limits::zero_lifts(BURST, burst));
     if let Some(max) = cpu_max(cpu, read)? {
+        if burst.is_some() {
+            let now = read(BURST)?;
+            writes.extend(burst.take_if(|burst| limits::burst_first(burst, now)));
+        }
         writes.push(Write::new("cpu", "cpu.max", max));
     }
-    if let Some(burst) = limits::positive(cpu.burst()) {
-        writes.push(Write::new("cpu", "cpu.max.burst", burst));
-    }
+    writes.extend(burst);
     Ok(())
 }
 
@@ -107,7 +116,10 @@ fn add_memory(
     memory.check_subsumed("memory.kernelTCP", memory.kernel_tcp)?;
     for (name, given) in [
         ("memory.swappiness", memory.swappiness.is_some()),
-        ("memory.disableOOMKiller", memory.disable_oom_killer),
+        (
+            "memory.disableOOMKiller",
+            memory.disable_oom_killer == Some(true),
+        ),
     ] {
         if given {
             return Err(refused(
@@ -123,7 +135,7 @@ fn add_memory(
     if let Some(bound) = memory.reservation {
         writes.push(Write::bound("memory", "memory.low", bound, "max"));
     }
-    if let Some(bound) = swap(&memory) {
+    if let Some(bound) = swap(&memory, read)? {
         writes.push(Write::bound("memory", "memory.swap.max", bound, "max"));
     }
     if let Some(bound) = memory.limit {
@@ -132,12 +144,25 @@ fn add_memory(
     Ok(())
 }
 
-/// v2 counts swap alone, OCI memory and swap together; `Memory` guarantees `limit <= swap`.
-fn swap(memory: &Memory) -> Option<Bound> {
-    match (memory.limit, memory.swap?) {
-        (Some(Bound::At(limit)), Bound::At(swap)) => Some(Bound::At(swap - limit)),
-        (_, bound) => Some(bound),
-    }
+/// v2 counts swap alone, OCI memory and swap together. Where the limit is not given it is the one in force.
+fn swap(memory: &Memory, read: &Read<'_>) -> Result<Option<Bound>, StepError> {
+    let swap = match memory.swap {
+        None if memory.no_swap => return Ok(Some(Bound::At(0))),
+        None | Some(Bound::Unlimited) => return Ok(memory.swap),
+        Some(Bound::At(swap)) => swap,
+    };
+    let limit = match memory.limit {
+        Some(Bound::At(limit)) => Some(limit),
+        _ => read("memory.max")?.and_then(|text| text.trim().parse().ok()),
+    };
+    let cause = match limit.map(|limit| (limit, swap.checked_sub(limit))) {
+        Some((_, Some(swap))) => return Ok(Some(Bound::At(swap))),
+        Some((limit, None)) => {
+            format!("swap counts memory and swap together, and is below memory.limit {limit}")
+        }
+        None => "it counts memory and swap together: give memory.limit too".to_owned(),
+    };
+    Err(refused(STEP, "memory.swap", cause))
 }
 
 /// `checkBeforeUpdate`: v2 would kill to get below a new limit; asked so, it is refused instead.
@@ -153,36 +178,48 @@ fn check_usage(memory: &Memory, read: &Read<'_>) -> Result<(), StepError> {
     }
 }
 
-/// Controllers whose files `unified` may name; `cgroup.*` files are no limits but levers of ours.
-const UNIFIED: [&str; 8] = [
-    "cpu", "cpuset", "hugetlb", "io", "memory", "misc", "pids", "rdma",
+/// Controllers whose files `unified` may name.
+const UNIFIED: [&str; 9] = [
+    "cpu", "cpuset", "dmem", "hugetlb", "io", "memory", "misc", "pids", "rdma",
 ];
+
+/// The files of cgroup v2 itself that are limits. The others are levers (`cgroup.procs`, `cgroup.kill`).
+const UNIFIED_CORE: [&str; 2] = ["cgroup.max.depth", "cgroup.max.descendants"];
 
 fn add_unified(resources: &LinuxResources, writes: &mut Vec<Write>) -> Result<(), StepError> {
     let mut entries: Vec<_> = resources.unified().iter().flatten().collect();
     entries.sort();
     for (file, value) in entries {
-        let controller = file.split('.').next().unwrap_or_default();
-        let known = UNIFIED.iter().find(|name| **name == controller);
-        let plain = file.contains('.') && !file.contains(['/', '\0']);
-        let Some(controller) = known.filter(|_| plain) else {
-            let cause = format!(
-                "{file:?} is no file of a v2 controller ({})",
-                UNIFIED.join(", ")
-            );
-            return Err(refused(STEP, "linux.resources.unified", cause));
-        };
+        let controller = unified_controller(file)
+            .map_err(|cause| refused(STEP, "linux.resources.unified", cause))?;
         // Some files take several lines, one write(2) each (io.max).
         for line in value.lines() {
-            writes.push(Write {
-                controller,
-                file: Cow::Owned(file.clone()),
-                value: line.to_owned(),
-                lifts: false,
-            });
+            writes.push(Write::new(controller, file.clone(), line));
         }
     }
     Ok(())
+}
+
+fn unified_controller(file: &str) -> Result<&'static str, String> {
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if !file.bytes().all(valid) || file.contains("..") {
+        return Err(format!("{file:?} is no name of a control file"));
+    }
+    let Some((controller, _)) = file.split_once('.') else {
+        return Err(format!(
+            "the specified key has not the form CONTROLLER.VALUE `{file}`"
+        ));
+    };
+    if UNIFIED_CORE.contains(&file) {
+        return Ok("cgroup");
+    }
+    let known = UNIFIED.into_iter().find(|name| *name == controller);
+    known.ok_or_else(|| {
+        format!(
+            "the requested cgroup controller `{controller}` is not available; cgroup v2 has {}",
+            UNIFIED.join(", ")
+        )
+    })
 }
 
 #[cfg(test)]
@@ -306,15 +343,158 @@ mod tests {
             r#"{"unified":{"cgroup.procs":"1"}}"#,
             &[],
             expect![[r#"
-                apply limit linux.resources.unified: "cgroup.procs" is no file of a v2 controller (cpu, cpuset, hugetlb, io, memory, misc, pids, rdma)
+                apply limit linux.resources.unified: the requested cgroup controller `cgroup` is not available; cgroup v2 has cpu, cpuset, dmem, hugetlb, io, memory, misc, pids, rdma
             "#]],
         );
         check(
             r#"{"unified":{"memory/../x.y":"1"}}"#,
             &[],
             expect![[r#"
-                apply limit linux.resources.unified: "memory/../x.y" is no file of a v2 controller (cpu, cpuset, hugetlb, io, memory, misc, pids, rdma)
+                apply limit linux.resources.unified: "memory/../x.y" is no name of a control file
             "#]],
         );
+    }
+
+    #[test]
+    fn every_other_controller_has_its_file_too() {
+        check(
+            r#"{"blockIO":{"weight":500,"weightDevice":[{"major":8,"minor":0,"weight":10}],
+                    "throttleReadBpsDevice":[{"major":8,"minor":0,"rate":1000}],
+                    "throttleWriteIOPSDevice":[{"major":8,"minor":16,"rate":0}]},
+                "hugepageLimits":[{"pageSize":"2MB","limit":0},{"pageSize":"1GB","limit":-1}],
+                "rdma":{"mlx5_1":{"hcaHandles":3,"hcaObjects":10000}},
+                "unified":{"misc.max":"sgx_epc 5","cgroup.max.depth":"3"}}"#,
+            &[],
+            expect![[r#"
+                io.weight = 4950
+                io.weight = 8:0 1
+                io.max = 8:0 rbps=1000
+                io.max = 8:16 wiops=max
+                hugetlb.2MB.max = 0
+                hugetlb.2MB.rsvd.max = 0
+                hugetlb.1GB.max = max
+                hugetlb.1GB.rsvd.max = max
+                rdma.max = mlx5_1 hca_handle=3 hca_object=10000
+                cgroup.max.depth = 3
+                misc.max = sgx_epc 5
+            "#]],
+        );
+    }
+
+    #[test]
+    fn weights_go_to_the_scheduler_that_is_there() {
+        check(
+            r#"{"blockIO":{"weight":500,"weightDevice":[{"major":8,"minor":0,"weight":300}]}}"#,
+            &[("io.bfq.weight", "default 100")],
+            expect![[r#"
+                io.bfq.weight = 500
+                io.bfq.weight = 8:0 300
+            "#]],
+        );
+    }
+
+    #[test]
+    fn swap_alone_counts_from_the_limit_in_force() {
+        let now = [("memory.max", "300\n")];
+        check(
+            r#"{"memory":{"swap":500}}"#,
+            &now,
+            expect![[r#"
+            memory.swap.max = 200
+        "#]],
+        );
+        check(
+            r#"{"memory":{"swap":200}}"#,
+            &now,
+            expect![[r#"
+            apply limit memory.swap: swap counts memory and swap together, and is below memory.limit 300
+        "#]],
+        );
+        check(
+            r#"{"memory":{"swap":0}}"#,
+            &now,
+            expect![[r#"
+            memory.swap.max = 0
+        "#]],
+        );
+        check(
+            r#"{"memory":{"swap":0,"limit":100}}"#,
+            &now,
+            expect![[r#"
+                memory.max = 100
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_burst_that_shrinks_comes_before_the_quota() {
+        let json = r#"{"cpu":{"quota":20000,"burst":10000}}"#;
+        check(
+            json,
+            &[("cpu.max.burst", "90000")],
+            expect![[r#"
+            cpu.max.burst = 10000
+            cpu.max = 20000
+        "#]],
+        );
+        check(
+            json,
+            &[("cpu.max.burst", "100")],
+            expect![[r#"
+            cpu.max = 20000
+            cpu.max.burst = 10000
+        "#]],
+        );
+        check(
+            r#"{"cpu":{"burst":0}}"#,
+            &[],
+            expect![[r#"
+            cpu.max.burst = 0
+        "#]],
+        );
+    }
+
+    #[test]
+    fn what_v2_has_not_is_refused_by_name() {
+        for (json, expected) in [
+            (
+                r#"{"network":{"classID":7}}"#,
+                expect![[r#"
+                apply limit linux.resources.network: cgroup v2 has no network classes and priorities; leave it out
+            "#]],
+            ),
+            (
+                r#"{"blockIO":{"leafWeight":70}}"#,
+                expect![[r#"
+                apply limit blockIO.leafWeight: cgroup v2 has no weight for a group's own processes; leave it out
+            "#]],
+            ),
+            (
+                r#"{"cpu":{"realtimeRuntime":70}}"#,
+                expect![[r#"
+                apply limit cpu.realtimeRuntime, cpu.realtimePeriod: cgroup v2 has no real-time limits; leave it out
+            "#]],
+            ),
+            (
+                r#"{"unified":{"NOT-A-KEY":"1"}}"#,
+                expect![[r#"
+                apply limit linux.resources.unified: the specified key has not the form CONTROLLER.VALUE `NOT-A-KEY`
+            "#]],
+            ),
+            (
+                r#"{"unified":{"foo.bar":"1"}}"#,
+                expect![[r#"
+                apply limit linux.resources.unified: the requested cgroup controller `foo` is not available; cgroup v2 has cpu, cpuset, dmem, hugetlb, io, memory, misc, pids, rdma
+            "#]],
+            ),
+            (
+                r#"{"unified":{"cgroup.kill":"1"}}"#,
+                expect![[r#"
+                apply limit linux.resources.unified: the requested cgroup controller `cgroup` is not available; cgroup v2 has cpu, cpuset, dmem, hugetlb, io, memory, misc, pids, rdma
+            "#]],
+            ),
+        ] {
+            check(json, &[], expected);
+        }
     }
 }
