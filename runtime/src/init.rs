@@ -10,9 +10,11 @@ mod descriptors;
 mod device;
 mod filesystem;
 mod identity;
+mod namespace;
 mod procfs;
 mod program;
 mod resolve;
+mod stage;
 mod talk;
 mod terminal;
 
@@ -22,8 +24,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use longshore_sys as sys;
-use nix::sched::{CloneFlags, setns, unshare};
-use rustix::fs::{Mode, OFlags};
+use nix::sched::{CloneFlags, unshare};
+use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
@@ -46,7 +48,11 @@ pub(crate) fn run(plan: &Plan, descriptors: Option<Descriptors>) -> ! {
             return;
         };
         let mut walk = Walk::new(descriptors);
-        let failed = walk.run(plan);
+        let failed = if plan.stage.is_empty() {
+            walk.run(plan)
+        } else {
+            stage::run(&mut walk, plan)
+        };
         // The parent may be gone; then nobody is left to tell.
         walk.talk
             .map(|talk| talk.send(&FromInit::Failed(failed)).ok());
@@ -54,6 +60,23 @@ pub(crate) fn run(plan: &Plan, descriptors: Option<Descriptors>) -> ! {
     // Unwinding must not reach the parent's frames, of which this process has a copy.
     drop(catch_unwind(walk));
     sys::exit_now(127)
+}
+
+/// What a parent opens for init, because init will see or may do less: the null device and the bind mounts.
+pub(crate) fn open(steps: &[Step]) -> Result<(Option<OwnedFd>, Vec<OwnedFd>), StepError> {
+    let (mut null, mut trees) = (None, Vec::new());
+    for step in steps {
+        match step {
+            Step::OpenNull => null = Some(null_mount()?),
+            Step::OpenBind {
+                slot,
+                source,
+                recursive,
+            } if *slot == trees.len() => trees.push(filesystem::open_bind(source, *recursive)?),
+            other => return Err(StepError::refused("open", other, "no such step")),
+        }
+    }
+    Ok((null, trees))
 }
 
 /// What steps hand to later steps.
@@ -65,6 +88,11 @@ struct Walk {
     stdio: [OwnedFd; 3],
     /// None once it is the container's root.
     host_root: Option<Root>,
+    /// The container's first process, whose namespaces are joined.
+    #[allow(dead_code)] // Until `exec` is there.
+    container: Option<OwnedFd>,
+    /// The user namespace forbids setgroups(2).
+    setgroups_denied: bool,
     /// The container's root, once pivoted.
     root: Option<OwnedFd>,
     /// The host's procfs.
@@ -85,18 +113,23 @@ impl Walk {
             stdio,
             talk,
             root,
+            container,
+            null,
+            trees,
             door,
         } = descriptors;
         Walk {
             talk: Some(talk),
             door: Some(door),
             stdio,
-            host_root: Some(root),
+            host_root: root,
+            container,
+            setgroups_denied: false,
             root: None,
             proc: None,
-            null: None,
+            null: null.map(filesystem::Stamp::new),
             empty: None,
-            trees: Vec::new(),
+            trees: trees.into_iter().map(Some).collect(),
             home: None,
             listen: Vec::new(),
             program: None,
@@ -146,7 +179,12 @@ impl Walk {
             Step::ProveForeign { namespace, path } => prove_foreign(self.proc()?, *namespace, path),
             Step::Label { kind, text } => self.proc()?.write_label(*kind, text),
             Step::Sysctl { path, value } => self.proc()?.write_sysctl(path, value),
-            Step::Join { namespace, path } => join(*namespace, path),
+            Step::Join(joined) => namespace::join(joined),
+            Step::NewTimeNamespace(offsets) => namespace::new_time(offsets),
+            Step::BecomeBuilder => {
+                self.setgroups_denied = namespace::become_builder()?;
+                Ok(())
+            }
             Step::NewCgroupNamespace => {
                 unshare(CloneFlags::CLONE_NEWCGROUP).context("unshare", "cgroup namespace")
             }
@@ -227,7 +265,10 @@ impl Walk {
                 Ok(())
             }
             Step::BoundCapabilities(kept) => identity::bound(kept),
-            Step::User { uid, gid, groups } => identity::become_user(*uid, *gid, groups),
+            Step::User { uid, gid, groups } => {
+                let groups = (!self.setgroups_denied).then_some(groups.as_slice());
+                identity::become_user(*uid, *gid, groups)
+            }
             Step::Umask(mask) => {
                 rustix::process::umask(Mode::from_raw_mode(*mask));
                 Ok(())
@@ -411,17 +452,6 @@ fn out_of_order(step: &str, subject: &Path) -> StepError {
     )
 }
 
-fn join(namespace: Namespace, path: &Path) -> Result<(), StepError> {
-    let kind = match namespace {
-        Namespace::Uts => CloneFlags::CLONE_NEWUTS,
-        Namespace::Ipc => CloneFlags::CLONE_NEWIPC,
-        Namespace::Network => CloneFlags::CLONE_NEWNET,
-        Namespace::Cgroup => CloneFlags::CLONE_NEWCGROUP,
-        Namespace::Pid | Namespace::Mount => return Err(out_of_order("join namespace", path)),
-    };
-    enter(path, kind)
-}
-
 /// A parameter of a namespace is written only where the container has one that is not the host's.
 fn prove_foreign(proc: &Procfs, namespace: Namespace, path: &Path) -> Result<(), StepError> {
     let step = "compare namespace";
@@ -438,13 +468,6 @@ fn prove_foreign(proc: &Procfs, namespace: Namespace, path: &Path) -> Result<(),
     }
     let cause = "it is the host's own, and a sysctl would change it; remove the sysctl or give another namespace";
     Err(StepError::refused(step, path.display(), cause))
-}
-
-/// setns(2) to the namespace at a path, which must be of that type.
-pub(crate) fn enter(path: &Path, kind: CloneFlags) -> Result<(), StepError> {
-    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .context("open namespace", path.display())?;
-    setns(file, kind).context("join namespace", path.display())
 }
 
 fn new_session_keyring() -> Result<(), StepError> {

@@ -6,7 +6,8 @@
 //!
 //! ```text
 //!   caller: record, cgroup, limits
-//!     launch: clone3 ─▶ admit (v1: pid into each hierarchy) ─▶ hooks, when init asks ─▶ Ready
+//!     launch: clone3 ─▶ admit (v1: pid into each hierarchy) ─▶ id maps ─▶ hooks, when init asks ─▶ Ready
+//!             (the stage, if the plan has one, comes first and is admitted; init is born where it is)
 //!   caller: record the pid
 //!     Door::Parent:   Init::start               (the monitor, `run`)
 //!     Door::Listener: Init::leave, the caller ends; later `start` knocks at the door
@@ -18,12 +19,17 @@
 #[allow(dead_code)] // Until the commands create, start and run are there.
 mod door;
 mod root;
+mod user;
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use longshore_sys::{CloneNamespace, Forked, clone3, live_with};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal,
+    waitid,
+};
 
 use crate::StepError;
 use crate::cgroup::ContainerGroup;
@@ -42,9 +48,12 @@ pub(crate) type Environment<'a> = dyn FnMut(u32) -> Result<(), StepError> + 'a;
 /// What a container's first process is made from.
 pub(crate) struct NewInit<'a> {
     pub(crate) plan: &'a Plan,
-    /// Where it is admitted; it has been prepared.
+    /// Where the first child is admitted; it has been prepared.
     pub(crate) group: &'a ContainerGroup,
-    pub(crate) root: Root,
+    /// None: the root of the namespace that the plan joins.
+    pub(crate) root: Option<Root>,
+    /// A pidfd of the container's first process, if namespaces of it are joined.
+    pub(crate) container: Option<OwnedFd>,
     /// Becomes standard input, output and error.
     pub(crate) stdio: [OwnedFd; 3],
     /// Where init waits for `start`.
@@ -70,18 +79,16 @@ impl NewInit<'_> {
             plan,
             group,
             root,
+            container,
             stdio,
             door,
             environment,
         } = self;
         let (ours, theirs) = Talk::pair().context("make", "socket pair")?;
-        if let Some(path) = &plan.join_pid {
-            init::enter(path.as_ref(), nix::sched::CloneFlags::CLONE_NEWPID)?;
-        }
-        let namespaces: Vec<CloneNamespace> =
-            plan.clone.iter().copied().filter_map(cloned).collect();
+        let (null, trees) = init::open(&plan.opened)?;
+        user::own_pipes(plan, &stdio)?;
         let directory = group.clone_fd()?;
-        let forked = clone3(&namespaces, directory.as_ref().map(AsFd::as_fd));
+        let forked = clone3(&first(plan), directory.as_ref().map(AsFd::as_fd));
         match forked.context("clone", "init")? {
             Forked::Parent { pid, pidfd } => {
                 let mut init = Init {
@@ -90,9 +97,9 @@ impl NewInit<'_> {
                     talk: ours,
                     terminal: None,
                 };
-                // Init holds the only other end: if it dies, its parent hears end of file.
+                // The child holds the only other end: if it dies, its parent hears end of file.
                 drop(theirs);
-                match init.bring_up(group, plan, environment) {
+                match init.bring_up(plan, group, environment) {
                     Ok(()) => Ok(init),
                     Err(error) => {
                         init.end();
@@ -100,13 +107,16 @@ impl NewInit<'_> {
                     }
                 }
             }
-            // Nothing of the parent's stays open in init: not the parent's end of the talk, by whose end of file
-            // init learns that it is alone, and not what others wait for the parent to close.
+            // Nothing of the parent's stays open in the child: not the parent's end of the talk, by whose end of
+            // file it learns that it is alone, and not what others wait for the parent to close.
             Forked::Child => {
                 let (kept, shape) = Descriptors {
                     stdio,
                     talk: theirs,
                     root,
+                    container,
+                    null,
+                    trees,
                     door,
                 }
                 .pack();
@@ -118,18 +128,29 @@ impl NewInit<'_> {
     }
 }
 
-#[allow(dead_code)] // As above.
+#[allow(dead_code)] // Until the commands are there.
 impl Init {
     fn bring_up(
         &mut self,
-        group: &ContainerGroup,
         plan: &Plan,
+        group: &ContainerGroup,
         environment: &mut Environment<'_>,
     ) -> Result<(), StepError> {
-        // v2: init was born in its group. Elsewhere it waits until it has been brought in.
+        // v2: the child was born in its group. Elsewhere it waits until it has been brought in.
         group.admit(self.pid, plan.resources.as_ref())?;
-        // If init has ended already, what it said is what matters.
-        self.talk.send(&ToInit::Proceed).ok();
+        let staged = !plan.stage.is_empty();
+        let user = |of_stage: bool| plan.user.as_ref().filter(|user| user.of_stage == of_stage);
+        if let Some(user) = user(staged) {
+            user::settle(self.pid, user)?;
+        }
+        self.proceed();
+        if staged {
+            self.become_sibling()?;
+            if let Some(user) = user(false) {
+                user::settle(self.pid, user)?;
+            }
+            self.proceed();
+        }
         loop {
             let heard = self.talk.receive_with().context("hear from", "init")?;
             match heard.map(|(message, descriptor)| {
@@ -140,19 +161,45 @@ impl Init {
                 Some(FromInit::Terminal) => {}
                 Some(FromInit::Environment) => {
                     environment(self.pid)?;
-                    self.talk.send(&ToInit::Proceed).ok();
+                    self.proceed();
                 }
-                Some(FromInit::Failed(error)) => return Err(error),
-                Some(FromInit::NotExecuted(code)) => {
-                    let errno = Errno::from_raw_os_error(code);
-                    return Err(StepError::io("execute", "init", errno));
-                }
-                None => {
-                    let cause = "it ended without a word; the memory limit may be too small";
-                    return Err(StepError::refused("hear from", "init", cause));
-                }
+                other => return Err(ended(other)),
             }
         }
+    }
+
+    /// If the child has ended already, what it said is what matters, so an error is none.
+    fn proceed(&self) {
+        self.talk.send(&ToInit::Proceed).ok();
+    }
+
+    /// Up to here this is the stage. It clones init as our child, tells its pid and ends.
+    fn become_sibling(&mut self) -> Result<(), StepError> {
+        // Init holds the same end of the talk and waits: if the stage is killed before it could tell, there will
+        // be no end of file.
+        let mut fds = [
+            PollFd::new(&self.talk, PollFlags::IN),
+            PollFd::new(&self.pidfd, PollFlags::IN),
+        ];
+        rustix::io::retry_on_intr(|| poll(&mut fds, None)).context("wait for", "stage")?;
+        if fds[0].revents().is_empty() {
+            return Err(ended(None));
+        }
+        let pid = match self.hear()? {
+            Some(FromInit::Cloned(pid)) => pid,
+            other => return Err(ended(other)),
+        };
+        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let raw = raw.ok_or_else(|| StepError::refused("clone", "init", "it has no pid"))?;
+        // Our own child, which nobody has waited for: the pid is still its.
+        let pidfd = pidfd_open(raw, PidfdFlags::empty()).context("open process", pid)?;
+        let stage = std::mem::replace(&mut self.pidfd, pidfd);
+        self.pid = pid;
+        wait(&stage).context("wait for", "stage").map(drop)
+    }
+
+    fn hear(&self) -> Result<Option<FromInit>, StepError> {
+        self.talk.receive().context("hear from", "init")
     }
 
     /// Lets an init whose door is its parent go on to execve, and returns once execve has succeeded.
@@ -175,8 +222,30 @@ impl Init {
 
     /// Waits for its end.
     pub(crate) fn wait(&self) -> Result<Option<WaitIdStatus>, StepError> {
-        let wait = || waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED);
-        rustix::io::retry_on_intr(wait).context("wait for", format!("process {}", self.pid))
+        wait(&self.pidfd).context("wait for", format!("process {}", self.pid))
+    }
+}
+
+fn wait(pidfd: &OwnedFd) -> Result<Option<WaitIdStatus>, Errno> {
+    let wait = || waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+    rustix::io::retry_on_intr(wait)
+}
+
+/// Why there will be no init.
+fn ended(said: Option<FromInit>) -> StepError {
+    match said {
+        Some(FromInit::Failed(error)) => error,
+        Some(FromInit::NotExecuted(code)) => {
+            StepError::io("execute", "init", Errno::from_raw_os_error(code))
+        }
+        Some(_) => {
+            let cause = "it said something out of order; this is a defect of init";
+            StepError::refused("hear from", "init", cause)
+        }
+        None => {
+            let cause = "it ended without a word; the memory limit may be too small";
+            StepError::refused("hear from", "init", cause)
+        }
     }
 }
 
@@ -190,14 +259,28 @@ impl std::fmt::Debug for NewInit<'_> {
     }
 }
 
-/// The cgroup namespace is absent: init unshares it once it is in its group.
-fn cloned(namespace: Namespace) -> Option<CloneNamespace> {
-    match namespace {
+/// The namespaces of the parent's own child: init's, or of a stage at most the user namespace.
+fn first(plan: &Plan) -> Vec<CloneNamespace> {
+    match plan.stage.is_empty() {
+        true => cloned(&plan.clone, true),
+        false if plan.user.as_ref().is_some_and(|user| user.of_stage) => {
+            vec![CloneNamespace::User]
+        }
+        false => Vec::new(),
+    }
+}
+
+/// The namespaces that clone3 makes. The cgroup namespace is absent: init unshares it once it is in its group. So is
+/// the time namespace: the stage makes it.
+pub(crate) fn cloned(namespaces: &[Namespace], with_user: bool) -> Vec<CloneNamespace> {
+    let one = |namespace: &Namespace| match namespace {
         Namespace::Mount => Some(CloneNamespace::Mount),
         Namespace::Pid => Some(CloneNamespace::Pid),
         Namespace::Uts => Some(CloneNamespace::Uts),
         Namespace::Ipc => Some(CloneNamespace::Ipc),
         Namespace::Network => Some(CloneNamespace::Network),
-        Namespace::Cgroup => None,
-    }
+        Namespace::User => with_user.then_some(CloneNamespace::User),
+        Namespace::Cgroup | Namespace::Time => None,
+    };
+    namespaces.iter().filter_map(one).collect()
 }

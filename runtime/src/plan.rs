@@ -4,8 +4,7 @@
 //! no system call, so that a plan can be read as text and a review sees a change of the order. The text
 //! (`Display`) shows the names of environment variables and never their values.
 //!
-//! Deliberately absent, and refused by name: user and time namespaces, hooks, id-mapped mounts, terminals,
-//! network devices, shared propagation.
+//! Deliberately absent, and refused by name: hooks, id-mapped mounts, network devices, shared propagation.
 
 mod attribute;
 mod capabilities;
@@ -23,6 +22,7 @@ mod step;
 mod sysctl;
 mod terminal;
 mod text;
+mod user;
 
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
@@ -35,9 +35,10 @@ pub use facts::HostFacts;
 pub use label::LabelKind;
 pub use mounts::{MountFlags, Propagation};
 pub use step::{
-    Bind, CapabilitySets, DeviceKind, DeviceNode, Environment, Filesystem, Namespace, Rlimit, Step,
-    Terminal,
+    Bind, CapabilitySets, DeviceKind, DeviceNode, Environment, Filesystem, Joined, Namespace,
+    Rlimit, Step, Terminal, TimeOffsets,
 };
+pub use user::{IdRange, Mapper, UserNamespace, outside};
 
 /// What happens, from the making of the cgroup to execve.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,11 +49,12 @@ pub struct Plan {
     pub resources: Option<LinuxResources>,
     /// Namespaces that clone3 makes.
     pub clone: Vec<Namespace>,
-    /// A pid namespace to enter before clone3: setns moves only children into it.
-    pub join_pid: Option<String>,
-    /// What a short-lived process does before it clones init: joining what cannot be joined later. Empty: no such
-    /// process.
-    #[serde(default)]
+    /// The new user namespace, if there is one: its parent writes the maps.
+    pub user: Option<UserNamespace>,
+    /// What the parent opens before clone3, because init will see or may do less; init finds it opened.
+    pub opened: Vec<Step>,
+    /// What a process between parent and init walks, where something must be done before init is cloned. Init
+    /// then is its sibling. Empty: there is no such process.
     pub stage: Vec<Step>,
     /// What init walks, in order.
     pub steps: Vec<Step>,

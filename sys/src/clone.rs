@@ -1,8 +1,11 @@
 //! clone3(2) as a fork: a child with new namespaces, a pidfd, and on cgroup v2 a group from birth.
 //!
-//! Only the fork-like use exists here. CLONE_VM, CLONE_THREAD and a stack of one's own are absent.
+//! Only the fork-like use exists here, for a child or a sibling. CLONE_VM and a stack of one's own are absent,
+//! and so is CLONE_NEWTIME: the offsets of a time namespace can only be written before anybody is in it.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::sched::CloneFlags;
 
 use crate::{Errno, checked};
 
@@ -25,6 +28,8 @@ pub enum CloneNamespace {
     Ipc,
     /// CLONE_NEWNET
     Network,
+    /// CLONE_NEWUSER, which owns the others
+    User,
 }
 
 impl CloneNamespace {
@@ -35,6 +40,7 @@ impl CloneNamespace {
             CloneNamespace::Uts => libc::CLONE_NEWUTS,
             CloneNamespace::Ipc => libc::CLONE_NEWIPC,
             CloneNamespace::Network => libc::CLONE_NEWNET,
+            CloneNamespace::User => libc::CLONE_NEWUSER,
         };
         flag as u64
     }
@@ -62,21 +68,35 @@ pub fn clone3(
     namespaces: &[CloneNamespace],
     cgroup: Option<BorrowedFd<'_>>,
 ) -> Result<Forked, Errno> {
-    if std::fs::read_dir("/proc/self/task")
-        .map_err(|_| Errno::NOSYS)?
-        .count()
-        != 1
-    {
-        return Err(Errno::BUSY);
-    }
+    clone3_with(namespaces, cgroup, 0)
+}
+
+/// As [`clone3`], with CLONE_PARENT: the child is one of the caller's own parent, who has to wait for it.
+///
+/// EINVAL if the caller is the first process of a pid namespace, which has nobody to give the child to.
+pub fn clone3_sibling(namespaces: &[CloneNamespace]) -> Result<Forked, Errno> {
+    clone3_with(namespaces, None, libc::CLONE_PARENT as u64)
+}
+
+fn clone3_with(
+    namespaces: &[CloneNamespace],
+    cgroup: Option<BorrowedFd<'_>>,
+    flags: u64,
+) -> Result<Forked, Errno> {
+    prove_single_threaded()?;
     let mut pidfd: RawFd = -1;
     // SAFETY: clone_args is plain integers; all zero means "nothing asked for".
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = namespaces
         .iter()
-        .fold(libc::CLONE_PIDFD as u64, |all, one| all | one.flag());
+        .fold(libc::CLONE_PIDFD as u64 | flags, |all, one| {
+            all | one.flag()
+        });
     args.pidfd = &raw mut pidfd as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
+    // A child of the parent's inherits the caller's own signal; the kernel refuses another.
+    if flags & libc::CLONE_PARENT as u64 == 0 {
+        args.exit_signal = libc::SIGCHLD as u64;
+    }
     if let Some(group) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = group.as_raw_fd() as u64;
@@ -96,6 +116,21 @@ pub fn clone3(
         pid: pid as u32,
         pidfd,
     })
+}
+
+/// unshare(2): CLONE_THREAD changes nothing in a process of one thread and is EINVAL in any other. Where a
+/// filter keeps unshare away, /proc tells the same in four calls.
+fn prove_single_threaded() -> Result<(), Errno> {
+    match nix::sched::unshare(CloneFlags::CLONE_THREAD) {
+        Ok(()) => return Ok(()),
+        Err(nix::errno::Errno::EINVAL) => return Err(Errno::BUSY),
+        Err(_) => {}
+    }
+    let tasks = std::fs::read_dir("/proc/self/task").map_err(|_| Errno::NOSYS)?;
+    match tasks.count() {
+        1 => Ok(()),
+        _ => Err(Errno::BUSY),
+    }
 }
 
 /// _exit(2): ends a forked child without running the parent's destructors or exit handlers a second time.

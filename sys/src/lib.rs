@@ -18,7 +18,7 @@ mod schedule;
 mod seccomp;
 mod signal;
 
-pub use clone::{CloneNamespace, Forked, clone3, exit_now};
+pub use clone::{CloneNamespace, Forked, clone3, clone3_sibling, exit_now};
 pub use exec::{exec_keeping, live_with};
 pub use keyring::join_anonymous_session_keyring;
 pub use link::bring_up_loopback;

@@ -233,7 +233,8 @@ impl Making<'_> {
         let new = NewInit {
             plan: self.plan,
             group: &group,
-            root: launch::Root::at(&self.record.rootfs)?,
+            root: Some(launch::Root::at(&self.record.rootfs)?),
+            container: None,
             stdio: [own(0)?, own(1)?, own(2)?],
             door: match self.starter {
                 Starter::Creator => Door::Parent,

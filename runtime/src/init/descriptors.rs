@@ -13,8 +13,14 @@ pub(crate) struct Descriptors {
     pub(crate) stdio: [OwnedFd; 3],
     /// Init's end of the talk with its parent.
     pub(crate) talk: Talk,
-    /// The container's root.
-    pub(crate) root: Root,
+    /// The container's root. None: the one of the namespace that is joined.
+    pub(crate) root: Option<Root>,
+    /// The container's first process, whose namespaces are joined.
+    pub(crate) container: Option<OwnedFd>,
+    /// The null device for masks, if the parent opened it.
+    pub(crate) null: Option<OwnedFd>,
+    /// The bind mounts that the parent opened, by slot.
+    pub(crate) trees: Vec<OwnedFd>,
     /// Where `start` is heard.
     pub(crate) door: Door,
 }
@@ -22,8 +28,18 @@ pub(crate) struct Descriptors {
 /// Which of them there are; all else in the child is closed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
+    root: RootShape,
+    container: bool,
+    null: bool,
     listener: bool,
-    root: Option<PathBuf>,
+    trees: usize,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum RootShape {
+    None,
+    Mount,
+    Path(PathBuf),
 }
 
 impl Descriptors {
@@ -31,21 +47,28 @@ impl Descriptors {
         let mut kept = Vec::from(self.stdio);
         kept.push(self.talk.into_fd());
         let root = match self.root {
-            Root::Mount(mount) => {
+            Some(Root::Mount(mount)) => {
                 kept.push(mount);
-                None
+                RootShape::Mount
             }
-            Root::Path(path) => Some(path),
+            Some(Root::Path(path)) => RootShape::Path(path),
+            None => RootShape::None,
         };
         let listener = match self.door {
             Door::Parent => None,
             Door::Listener(listener) => Some(listener),
         };
         let shape = Shape {
-            listener: listener.is_some(),
             root,
+            container: self.container.is_some(),
+            null: self.null.is_some(),
+            listener: listener.is_some(),
+            trees: self.trees.len(),
         };
+        kept.extend(self.container);
+        kept.extend(self.null);
         kept.extend(listener);
+        kept.extend(self.trees);
         (kept, shape)
     }
 
@@ -55,19 +78,72 @@ impl Descriptors {
         let stdio = [kept.next()?, kept.next()?, kept.next()?];
         let talk = Talk::from_fd(kept.next()?);
         let root = match &shape.root {
-            None => Root::Mount(kept.next()?),
-            Some(path) => Root::Path(path.clone()),
+            RootShape::None => None,
+            RootShape::Mount => Some(Root::Mount(kept.next()?)),
+            RootShape::Path(path) => Some(Root::Path(path.clone())),
         };
-        let door = if shape.listener {
-            Door::Listener(kept.next()?)
-        } else {
-            Door::Parent
+        let mut next_if = |there: bool| match there {
+            true => kept.next().map(Some),
+            false => Some(None),
         };
-        Some(Descriptors {
+        let (container, null) = (next_if(shape.container)?, next_if(shape.null)?);
+        let door = next_if(shape.listener)?.map_or(Door::Parent, Door::Listener);
+        let trees: Vec<OwnedFd> = kept.collect();
+        (trees.len() == shape.trees).then_some(Descriptors {
             stdio,
             talk,
             root,
+            container,
+            null,
+            trees,
             door,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    fn null() -> OwnedFd {
+        std::fs::File::open("/dev/null").unwrap().into()
+    }
+
+    #[test]
+    fn what_is_packed_comes_out_again() {
+        for (there, trees) in [(true, 2), (false, 0)] {
+            let given = Descriptors {
+                stdio: [null(), null(), null()],
+                talk: Talk::from_fd(null()),
+                root: there.then(|| Root::Mount(null())),
+                container: there.then(null),
+                null: there.then(null),
+                trees: (0..trees).map(|_| null()).collect(),
+                door: if there {
+                    Door::Listener(null())
+                } else {
+                    Door::Parent
+                },
+            };
+            let numbers = |of: &Descriptors| {
+                let root = match &of.root {
+                    Some(Root::Mount(mount)) => Some(mount.as_raw_fd()),
+                    _ => None,
+                };
+                let door = match &of.door {
+                    Door::Listener(door) => Some(door.as_raw_fd()),
+                    Door::Parent => None,
+                };
+                let trees: Vec<i32> = of.trees.iter().map(OwnedFd::as_raw_fd).collect();
+                let number = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::as_raw_fd);
+                (root, door, number(&of.container), number(&of.null), trees)
+            };
+            let before = numbers(&given);
+            let (kept, shape) = given.pack();
+            assert_eq!(numbers(&Descriptors::unpack(kept, &shape).unwrap()), before);
+            assert!(Descriptors::unpack(Vec::new(), &shape).is_none());
+        }
     }
 }

@@ -29,7 +29,7 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    fn new(mount: OwnedFd) -> Stamp {
+    pub(super) fn new(mount: OwnedFd) -> Stamp {
         Stamp {
             mount,
             attached: false,

@@ -121,14 +121,18 @@ pub(super) fn bound(kept: &[String]) -> Result<(), StepError> {
     Ok(())
 }
 
+/// `groups` is None where the user namespace forbids to set them: those of the runtime's user stay.
+///
 /// Changes owner of the stdio pipes (so that the program can open /dev/stdout again), then groups, gid, uid.
 /// Permitted capabilities survive the change of uid, until [`set_capabilities`] sets all sets at once.
-pub(super) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<(), StepError> {
+pub(super) fn become_user(uid: u32, gid: u32, groups: Option<&[u32]>) -> Result<(), StepError> {
     let owner = (Uid::from_raw(uid), Gid::from_raw(gid));
     own_pipes(owner).context("own stdio", uid)?;
     rustix::thread::set_keep_capabilities(true).context("keep capabilities", uid)?;
-    let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
-    rustix::thread::set_thread_groups(&groups).context("set groups", format!("{groups:?}"))?;
+    if let Some(groups) = groups {
+        let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+        rustix::thread::set_thread_groups(&groups).context("set groups", format!("{groups:?}"))?;
+    }
     rustix::thread::set_thread_res_gid(owner.1, owner.1, owner.1).context("set group", gid)?;
     rustix::thread::set_thread_res_uid(owner.0, owner.0, owner.0).context("set user", uid)
 }
@@ -137,7 +141,12 @@ pub(super) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<(), Step
 fn own_pipes((uid, gid): (Uid, Gid)) -> Result<(), rustix::io::Errno> {
     for stdio in [rustix::stdio::stdout(), rustix::stdio::stderr()] {
         if FileType::from_raw_mode(rustix::fs::fstat(stdio)?.st_mode) == FileType::Fifo {
-            rustix::fs::fchown(stdio, Some(uid), Some(gid))?;
+            match rustix::fs::fchown(stdio, Some(uid), Some(gid)) {
+                // In a user namespace, a pipe of somebody who is not mapped in it. Its parent could, and did
+                // not: the pipe is not the container's own.
+                Err(rustix::io::Errno::PERM | rustix::io::Errno::INVAL) => {}
+                other => other?,
+            }
         }
     }
     Ok(())

@@ -3,7 +3,7 @@
 //! ```text
 //!   parent                                 init
 //!      │  clone3                             │
-//!      │ ── Proceed (in its cgroup) ───────▶ │  walks the steps
+//!      │ ── Proceed (in its cgroup, mapped) ▶ │  walks the steps
 //!      │ ◀──────────── Environment, if asked │  namespaces are there, the root is not
 //!      │ ── Proceed (hooks have run) ──────▶ │  walks on
 //!      │ ◀─────── Terminal + its master, if asked │
@@ -19,6 +19,16 @@
 //!      ·                                     │
 //!   `start`  ── connect, Start ────────────▶ │  execve
 //!      │ ◀─ Failed(error) or end of file ─── │  as above
+//! ```
+//! Where the plan has a stage, it comes first, at the same end of the pair:
+//! ```text
+//!   parent                  stage                        init
+//!      │  clone3              │                            │
+//!      │ ── Proceed ────────▶ │  walks the stage's steps   │
+//!      │ ◀─── Failed(error) ─ │  ... and ends; or          │
+//!      │                      │  clone3, CLONE_PARENT      │
+//!      │ ◀────── Cloned(pid) ─│  ends                      │
+//!      │ ── Proceed (mapped) ────────────────────────────▶ │  walks the steps, as above
 //! ```
 //! If the parent dies before Stay, init reads end of file where it waits, and ends: what is not recorded does not
 //! live. After Stay it waits for ever; a visitor who leaves without Start changes nothing.
@@ -51,6 +61,8 @@ pub(crate) enum ToInit {
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum FromInit {
+    /// From the stage: init is there, as a child of the parent's.
+    Cloned(u32),
     /// The namespaces are there; the parent may act on them.
     Environment,
     /// A terminal was made; its master comes with this message.

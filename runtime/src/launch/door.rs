@@ -58,11 +58,7 @@ pub(super) fn order_start(talk: &Talk, entrypoint: &str) -> Result<(), StepError
         Some(FromInit::NotExecuted(code)) => {
             Err(explain(entrypoint, Errno::from_raw_os_error(code)))
         }
-        Some(FromInit::Failed(error)) => Err(error),
-        Some(FromInit::Ready | FromInit::Environment | FromInit::Terminal) => {
-            let cause = "an unexpected message; this is a defect of init";
-            Err(StepError::refused("hear from", "init", cause))
-        }
+        other => Err(super::ended(other)),
     }
 }
 

@@ -91,7 +91,8 @@ impl Making<'_> {
         let new = NewInit {
             plan: &self.request.plan,
             group,
-            root: Root::Mount(root),
+            root: Some(Root::Mount(root)),
+            container: None,
             stdio: [null()?, stdout_end, stderr_end],
             door: Door::Parent,
             environment: &mut |_| Ok(()),

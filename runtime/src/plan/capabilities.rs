@@ -7,21 +7,20 @@ use std::str::FromStr;
 
 use oci_spec::runtime::{Capability, LinuxCapabilities};
 
-use super::facts::HostFacts;
 use super::step::CapabilitySets;
 use crate::StepError;
 
 /// The bounding set, the other four, and a warning for each capability that was left out.
 pub(super) fn sets(
     spec: Option<&LinuxCapabilities>,
-    host: &HostFacts,
+    available: &[String],
 ) -> Result<(Vec<String>, CapabilitySets, Vec<String>), StepError> {
     // No object: no capability at all, and the bounding set dropped to match.
     let Some(spec) = spec else {
         return Ok(Default::default());
     };
     let mut missing = Vec::new();
-    let mut held = |set: &Option<HashSet<Capability>>| held(set.as_ref(), host, &mut missing);
+    let mut held = |set: &Option<HashSet<Capability>>| held(set.as_ref(), available, &mut missing);
     let bounding = held(spec.bounding());
     let sets = CapabilitySets {
         effective: held(spec.effective()),
@@ -43,7 +42,7 @@ pub(super) fn sets(
 /// The names of the spec's set that the host has, in the kernel's order.
 fn held(
     set: Option<&HashSet<Capability>>,
-    host: &HostFacts,
+    available: &[String],
     missing: &mut Vec<String>,
 ) -> Vec<String> {
     let mut names: Vec<String> = set
@@ -55,7 +54,7 @@ fn held(
         caps::Capability::from_str(name).map_or(u8::MAX, |capability| capability.index())
     });
     names.retain(|name| {
-        let held = host.bounding.contains(name);
+        let held = available.contains(name);
         if !held {
             missing.push(name.clone());
         }

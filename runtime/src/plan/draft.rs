@@ -34,32 +34,33 @@ impl Plan {
         refusals::check(spec)?;
         let linux = spec.linux().as_ref().ok_or_else(|| missing("linux"))?;
         let process = spec.process().as_ref().ok_or_else(|| missing("process"))?;
-        let namespaces = Namespaces::of(linux)?;
+        let namespaces = Namespaces::of(linux, host)?;
         let mut plan = Plan {
             cgroup,
             resources: linux.resources().clone(),
             clone: namespaces.clone.clone(),
-            join_pid: namespaces.join_pid.clone(),
+            user: None,
+            opened: Vec::new(),
             stage: Vec::new(),
             steps: Vec::new(),
             warnings: Vec::new(),
         };
-        let view = namespaces
-            .new_cgroup
-            .then_some(host.v1_hierarchies.as_slice());
+        let own_cgroup = namespaces.new_cgroup || namespaces.joins(Namespace::Cgroup);
+        let view = own_cgroup.then_some(host.v1_hierarchies.as_slice());
         let (open, mut attach) = mounts::steps(spec.mounts().as_deref().unwrap_or_default(), view)?;
         let labels = label::of_process(process, host)?;
         let sysctls = sysctl::of(spec)?;
         plan.warnings
             .extend(label::on_mounts(linux, host, &mut attach)?);
         plan.warnings.extend(labels.warnings.iter().cloned());
-        plan.enter(process, &namespaces, &labels, &sysctls);
+        plan.enter(process, &namespaces, &labels, &sysctls, host);
         plan.names(spec, &namespaces)?;
         plan.write_proc(labels, sysctls);
-        plan.root(linux, open)?;
+        plan.root(linux, open, namespaces.parent_opens(host))?;
         plan.furnish(linux, attach, terminal::for_init(process)?)?;
         plan.settle(spec, process)?;
-        plan.become_user(linux, process, host)?;
+        plan.become_user(linux, process, host, namespaces.other_user())?;
+        plan.user(process, namespaces)?;
         Ok(plan)
     }
 
@@ -70,27 +71,31 @@ impl Plan {
         namespaces: &Namespaces,
         labels: &Labels,
         sysctls: &Sysctls,
+        host: &HostFacts,
     ) {
-        // First: from here on no process of a joined pid namespace can look into init (CVE-2016-9962).
-        self.steps.push(Step::Undumpable);
         // Before anything allocates on the container's behalf, so that it is charged to the container.
-        self.steps.push(Step::AwaitCgroup);
+        let mut first = vec![Step::AwaitCgroup];
         // In the cgroup: its cpuset alone says where the container runs, not what the runtime is pinned to.
-        self.steps.push(Step::Attribute(Attribute::Affinity(None)));
+        first.push(Step::Attribute(Attribute::Affinity(None)));
+        let new_user = namespaces.user.as_ref();
+        let of_stage = new_user.is_some_and(|user| user.of_stage);
+        first.extend(of_stage.then_some(Step::BecomeBuilder));
+        // A new user namespace has no right to lower it: there the parent writes it.
+        let score = process.oom_score_adj().filter(|_| new_user.is_none());
         // The host's: inside the root, /proc is what the image says.
-        let writes = process.oom_score_adj().is_some()
-            || !labels.exec.is_empty()
-            || !sysctls.write.is_empty();
-        self.steps.extend(writes.then_some(Step::OpenProc));
-        self.steps
-            .extend(process.oom_score_adj().map(Step::OomScoreAdj));
+        let writes = score.is_some() || !labels.exec.is_empty() || !sysctls.write.is_empty();
+        first.extend(writes.then_some(Step::OpenProc));
+        first.extend(score.map(Step::OomScoreAdj));
         // While this process is still in the host's namespaces.
-        self.steps.extend(sysctls.prove.iter().cloned());
-        let join = |(namespace, path): &(Namespace, PathBuf)| Step::Join {
-            namespace: *namespace,
-            path: path.clone(),
-        };
-        self.steps.extend(namespaces.join.iter().map(join));
+        first.extend(sysctls.prove.iter().cloned());
+        let (stage, begin) = namespaces.steps(first, host);
+        self.stage = stage;
+        self.steps = begin;
+        if namespaces.other_user() && !of_stage {
+            self.steps.push(Step::BecomeBuilder);
+            // A change of ids makes a process dumpable again.
+            self.steps.push(Step::Undumpable);
+        }
         // After the group was entered: that group becomes the root of the view.
         self.steps
             .extend(namespaces.new_cgroup.then_some(Step::NewCgroupNamespace));
@@ -124,11 +129,11 @@ impl Plan {
             let Some(name) = name.as_ref().filter(|name| !name.is_empty()) else {
                 continue;
             };
-            if !namespaces.clone.contains(&Namespace::Uts) {
+            if !namespaces.clone.contains(&Namespace::Uts) && !namespaces.joins(Namespace::Uts) {
                 return Err(StepError::refused(
                     "plan hostname",
                     name,
-                    "it needs a new uts namespace",
+                    "it needs a uts namespace, new or joined; list one",
                 ));
             }
             if name.len() > HOSTNAME_MAX {
@@ -150,10 +155,20 @@ impl Plan {
 
     /// Everything that comes from the host is opened before the container's files can be touched, then the
     /// host's tree goes away altogether: what follows cannot resolve to a host path, whatever the image holds.
-    fn root(&mut self, linux: &Linux, open: Vec<Step>) -> Result<(), StepError> {
+    fn root(
+        &mut self,
+        linux: &Linux,
+        open: Vec<Step>,
+        parent_opens: bool,
+    ) -> Result<(), StepError> {
         let propagation = Propagation::of_root(linux.rootfs_propagation().as_deref())?;
-        self.steps.push(Step::OpenNull);
-        self.steps.extend(open);
+        let opened = if parent_opens {
+            &mut self.opened
+        } else {
+            &mut self.steps
+        };
+        opened.push(Step::OpenNull);
+        opened.extend(open);
         self.steps.push(Step::IsolateMounts);
         self.steps.push(Step::PivotRoot { propagation });
         self.steps.push(Step::ClearUmask);
@@ -213,8 +228,14 @@ impl Plan {
         linux: &Linux,
         process: &Process,
         host: &HostFacts,
+        other_user: bool,
     ) -> Result<(), StepError> {
-        let (bounding, sets, warnings) = capabilities::sets(process.capabilities().as_ref(), host)?;
+        let held = if other_user {
+            &host.supported
+        } else {
+            &host.bounding
+        };
+        let (bounding, sets, warnings) = capabilities::sets(process.capabilities().as_ref(), held)?;
         let program = Program::of(process)?;
         let user = process.user();
         self.warnings.extend(warnings);
@@ -273,6 +294,22 @@ impl Plan {
             self.steps
                 .extend([Step::Capabilities(sets), Step::AwaitStart]);
         }
+        Ok(())
+    }
+}
+
+impl Plan {
+    /// What a new user namespace takes init's right away to do, its parent does.
+    fn user(&mut self, process: &Process, namespaces: Namespaces) -> Result<(), StepError> {
+        let Some(mut user) = namespaces.user else {
+            return Ok(());
+        };
+        let of = process.user();
+        let groups = of.additional_gids().as_deref().unwrap_or_default();
+        user.check_user(of.uid(), of.gid(), groups)?;
+        user.by_parent
+            .extend(process.oom_score_adj().map(Step::OomScoreAdj));
+        self.user = Some(user);
         Ok(())
     }
 }

@@ -16,7 +16,7 @@ use oci_spec::runtime::{Process, Spec};
 use super::draft::absolute;
 use super::facts::HostFacts;
 use super::label::Labels;
-use super::step::Step;
+use super::step::{Namespace, Step};
 use super::{Plan, attribute, label, namespaces, terminal};
 use crate::StepError;
 use crate::cgroup::Location;
@@ -39,14 +39,18 @@ impl Plan {
             cgroup: cgroup.clone(),
             resources: None,
             clone: Vec::new(),
-            join_pid: None,
+            user: None,
+            opened: Vec::new(),
             stage: Vec::new(),
             steps: Vec::new(),
             warnings: Vec::new(),
         };
         let labels = label::of_process(process, host)?;
         plan.warnings.extend(labels.warnings.iter().cloned());
-        plan.stage(process, namespaces::listed(linux)?, &labels)?;
+        let listed = namespaces::listed(linux)?.into_iter();
+        let namespaces: Vec<Namespace> = listed.map(|(kind, _)| kind).collect();
+        let other_user = namespaces.contains(&Namespace::User);
+        plan.stage(process, namespaces, &labels)?;
         // Of the container, in which this process is: the root that mount_namespaces(7) gave it.
         plan.steps.push(Step::OpenRoot);
         plan.keyring(&labels);
@@ -54,14 +58,14 @@ impl Plan {
         let cwd = absolute("working directory", process.cwd())?;
         plan.steps.push(Step::EnterDirectory(cwd));
         plan.steps.extend(labels.exec);
-        plan.become_user(linux, process, host)?;
+        plan.become_user(linux, process, host, other_user)?;
         Ok(plan)
     }
 
     fn stage(
         &mut self,
         process: &Process,
-        namespaces: Vec<super::Namespace>,
+        namespaces: Vec<Namespace>,
         labels: &Labels,
     ) -> Result<(), StepError> {
         let (initial, entered) = attribute::of_exec(process)?;

@@ -1,6 +1,8 @@
 //! What this host can do, read once, so that the planner itself touches nothing.
 
-use caps::{CapSet, Capability};
+use caps::Capability;
+use rustix::io::Errno;
+use rustix::thread::CapabilitySet;
 
 use crate::StepError;
 use crate::error::Context;
@@ -13,34 +15,66 @@ const SELINUX_MAGIC: rustix::fs::FsWord = 0xf97c_ff8c;
 pub struct HostFacts {
     /// Capabilities in the bounding set of this process, by name (`CAP_CHOWN`), in the kernel's order.
     pub bounding: Vec<String>,
+    /// All capabilities of the kernel that have a name here: whoever enters a user namespace holds them in it.
+    pub supported: Vec<String>,
     /// cgroup v1 hierarchies as mount options (`cpu,cpuacct`, `name=systemd`); empty on pure v2.
     pub v1_hierarchies: Vec<String>,
     /// Whether AppArmor enforces profiles.
     pub apparmor: bool,
     /// Whether SELinux is in force.
     pub selinux: bool,
+    /// Whether CAP_SYS_ADMIN is in force: namespaces and mounts need it, in the user namespace we are in.
+    pub privileged: bool,
+    /// Effective user id.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
 }
 
 impl HostFacts {
     /// Reads /proc/self/cgroup, the bounding set, and which security modules there are.
     pub fn read() -> Result<HostFacts, StepError> {
-        let held = caps::read(None, CapSet::Bounding).map_err(|error| {
-            StepError::refused("read", "capability bounding set", error.to_string())
-        })?;
-        let mut held: Vec<Capability> = held.into_iter().collect();
-        held.sort_by_key(Capability::index);
+        let (supported, bounding) = capabilities()?;
+        let effective = rustix::thread::capabilities(None)
+            .context("read", "capabilities")?
+            .effective;
         let groups =
             std::fs::read_to_string("/proc/self/cgroup").context("read", "/proc/self/cgroup")?;
         Ok(HostFacts {
-            bounding: held.iter().map(Capability::to_string).collect(),
+            bounding,
+            supported,
             v1_hierarchies: v1_hierarchies(&groups),
             // A module that is not there has no such file.
             apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled")
                 .is_ok_and(|text| text.starts_with(b"Y")),
             selinux: rustix::fs::statfs("/sys/fs/selinux")
                 .is_ok_and(|statfs| statfs.f_type == SELINUX_MAGIC),
+            privileged: effective.contains(CapabilitySet::SYS_ADMIN),
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
         })
     }
+}
+
+/// What the kernel knows, and what of it is in the bounding set, both in the kernel's order.
+fn capabilities() -> Result<(Vec<String>, Vec<String>), StepError> {
+    let mut named: Vec<Capability> = caps::all().into_iter().collect();
+    named.sort_by_key(Capability::index);
+    let (mut supported, mut bounding) = (Vec::new(), Vec::new());
+    for capability in named {
+        let one = CapabilitySet::from_bits_retain(capability.bitmask());
+        match rustix::thread::capability_is_in_bounding_set(one) {
+            // Newer than this kernel.
+            Err(Errno::INVAL) => break,
+            held => {
+                supported.push(capability.to_string());
+                if held.context("read", "capability bounding set")? {
+                    bounding.push(capability.to_string());
+                }
+            }
+        }
+    }
+    Ok((supported, bounding))
 }
 
 /// cgroups(7): lines are `id:controllers:path`; v2 is the one without controllers.

@@ -82,31 +82,10 @@ fn in_linux(linux: &Linux) -> Option<&'static str> {
     let asked = [
         (
             linux
-                .uid_mappings()
-                .as_ref()
-                .is_some_and(|all| !all.is_empty()),
-            "linux.uidMappings",
-        ),
-        (
-            linux
-                .gid_mappings()
-                .as_ref()
-                .is_some_and(|all| !all.is_empty()),
-            "linux.gidMappings",
-        ),
-        (
-            linux
                 .net_devices()
                 .as_ref()
                 .is_some_and(|all| !all.is_empty()),
             "linux.netDevices",
-        ),
-        (
-            linux
-                .time_offsets()
-                .as_ref()
-                .is_some_and(|all| !all.is_empty()),
-            "linux.timeOffsets",
         ),
         (linux.intel_rdt().is_some(), "linux.intelRdt"),
     ];

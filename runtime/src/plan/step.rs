@@ -26,7 +26,24 @@ pub enum Namespace {
     Network,
     /// cgroup_namespaces(7)
     Cgroup,
+    /// user_namespaces(7)
+    User,
+    /// time_namespaces(7)
+    Time,
 }
+
+/// A namespace to join.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joined {
+    /// Its type, which the kernel verifies.
+    pub namespace: Namespace,
+    /// Its path on the host.
+    pub path: PathBuf,
+}
+
+/// The clocks of a new time namespace: name, seconds, nanoseconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimeOffsets(pub Vec<(String, i64, u32)>);
 
 /// One thing that init does. The order is the planner's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,13 +67,12 @@ pub enum Step {
         /// The path.
         path: PathBuf,
     },
-    /// setns(2) to a namespace by its path on the host.
-    Join {
-        /// Its type, which the kernel verifies.
-        namespace: Namespace,
-        /// The path.
-        path: PathBuf,
-    },
+    /// setns(2) to namespaces, in this order, after all of them were opened.
+    Join(Vec<Joined>),
+    /// unshare(CLONE_NEWTIME), with the clocks set before anybody is in it.
+    NewTimeNamespace(TimeOffsets),
+    /// Become root of the user namespace, or whoever is mapped first in it, with no other group.
+    BecomeBuilder,
     /// unshare(CLONE_NEWCGROUP), once init is in its group: that group becomes the root.
     NewCgroupNamespace,
     /// Leave the agent's session keyring.

@@ -4,24 +4,26 @@ use std::fmt;
 
 use super::Plan;
 use super::mounts::Propagation;
-use super::step::{Bind, DeviceKind, DeviceNode, Filesystem, Namespace, Step, Terminal};
+use super::step::{
+    Bind, DeviceKind, DeviceNode, Filesystem, Joined, Namespace, Step, Terminal, TimeOffsets,
+};
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "cgroup {}", self.cgroup)?;
-        if let Some(path) = &self.join_pid {
-            writeln!(f, "join pid {path}")?;
+        for step in &self.opened {
+            writeln!(f, "parent: {step}")?;
+        }
+        for step in &self.stage {
+            writeln!(f, "stage: {step}")?;
         }
         let names: Vec<String> = self.clone.iter().map(Namespace::to_string).collect();
         writeln!(f, "clone {}", names.join(" "))?;
-        if !self.stage.is_empty() {
-            writeln!(f, "stage")?;
-        }
-        for step in &self.stage {
-            writeln!(f, "  {step}")?;
-        }
-        if !self.stage.is_empty() {
-            writeln!(f, "then")?;
+        if let Some(user) = &self.user {
+            writeln!(f, "map {user}")?;
+            for step in &user.by_parent {
+                writeln!(f, "parent: {step}")?;
+            }
         }
         for step in &self.steps {
             writeln!(f, "  {step}")?;
@@ -42,6 +44,8 @@ impl fmt::Display for Namespace {
             Namespace::Ipc => "ipc",
             Namespace::Network => "network",
             Namespace::Cgroup => "cgroup",
+            Namespace::User => "user",
+            Namespace::Time => "time",
         })
     }
 }
@@ -60,7 +64,18 @@ impl fmt::Display for Step {
             Step::Label { kind, text } => write!(f, "label {kind:?} {text}"),
             Step::Sysctl { path, value } => write!(f, "sysctl {} = {value}", path.display()),
             Step::OomScoreAdj(value) => write!(f, "oom score adjustment {value}"),
-            Step::Join { namespace, path } => write!(f, "join {namespace} {}", path.display()),
+            Step::Join(joined) => {
+                let named = |one: &Joined| format!("{} {}", one.namespace, one.path.display());
+                let named: Vec<String> = joined.iter().map(named).collect();
+                write!(f, "join {}", named.join(", "))
+            }
+            Step::NewTimeNamespace(TimeOffsets(clocks)) => {
+                write!(f, "new time namespace")?;
+                clocks
+                    .iter()
+                    .try_for_each(|(clock, secs, nanos)| write!(f, " {clock} {secs} {nanos}"))
+            }
+            Step::BecomeBuilder => write!(f, "become root of the user namespace"),
             Step::NewCgroupNamespace => write!(f, "new cgroup namespace"),
             Step::NewSessionKeyring => write!(f, "new session keyring"),
             Step::LoopbackUp => write!(f, "loopback up"),

@@ -10,8 +10,14 @@ fn host() -> HostFacts {
     let bounding = ["CAP_CHOWN", "CAP_KILL", "CAP_NET_BIND_SERVICE"]
         .map(str::to_owned)
         .to_vec();
+    let mut supported = bounding.clone();
+    supported.push("CAP_SYS_ADMIN".into());
     HostFacts {
         bounding,
+        supported,
+        privileged: true,
+        uid: 0,
+        gid: 0,
         v1_hierarchies: vec!["cpu,cpuacct".into(), "name=systemd".into()],
         apparmor: false,
         selinux: false,
@@ -71,11 +77,11 @@ fn the_whole_plan_in_order() {
     expect_test::expect![[r#"
         cgroup longshore/t1/c1
         clone pid mount uts ipc
-          undumpable
           await cgroup
           affinity to every CPU
           open host proc
           oom score adjustment 100
+          undumpable
           join network /run/netns/t1
           new cgroup namespace
           new session keyring
@@ -270,18 +276,9 @@ fn a_plan_survives_the_wire_and_shows_no_secret() {
 
 #[test]
 fn what_is_not_supported_is_refused_by_name() {
-    let cases: [Case; 6] = [
+    let cases: [Case; 3] = [
         ("hooks", |spec| {
             spec["hooks"] = json!({"poststop": [{"path": "/x"}]})
-        }),
-        ("linux.uidMappings", |spec| {
-            spec["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": 1, "size": 1}]);
-        }),
-        ("user", |spec| {
-            spec["linux"]["namespaces"][0]["type"] = json!("user")
-        }),
-        ("time", |spec| {
-            spec["linux"]["namespaces"][0]["type"] = json!("time")
         }),
         ("shared", |spec| {
             spec["linux"]["rootfsPropagation"] = json!("shared")
@@ -301,18 +298,40 @@ fn what_is_not_supported_is_refused_by_name() {
 
 #[test]
 fn what_the_kernel_would_refuse_without_a_reason_is_refused_with_one() {
-    let cases: [Case; 12] = [
+    let cases: [Case; 17] = [
         ("linux.cgroupsPath", |spec| {
             drop(spec["linux"].as_object_mut().unwrap().remove("cgroupsPath"))
         }),
         ("`..`", |spec| {
             spec["linux"]["cgroupsPath"] = json!("a/../../b")
         }),
-        ("new uts namespace", |spec| {
-            spec["linux"]["namespaces"][2]["path"] = json!("/run/uts")
+        ("uts namespace", |spec| {
+            spec["linux"]["namespaces"]
+                .as_array_mut()
+                .unwrap()
+                .remove(2);
         }),
-        ("never joined", |spec| {
-            spec["linux"]["namespaces"][1]["path"] = json!("/run/mnt")
+        ("a container needs a new one", |spec| {
+            spec["linux"]["namespaces"]
+                .as_array_mut()
+                .unwrap()
+                .remove(1);
+        }),
+        ("mappings belong to a user namespace", |spec| {
+            spec["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": 1, "size": 1}]);
+        }),
+        ("needs a mapping", |spec| {
+            let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.push(json!({"type": "user"}));
+        }),
+        ("offsets belong to a new time namespace", |spec| {
+            spec["linux"]["timeOffsets"] = json!({"boottime": {"secs": 1}});
+        }),
+        ("only the clocks monotonic and boottime", |spec| {
+            spec["linux"]["timeOffsets"] = json!({"realtime": {"secs": 1}});
+        }),
+        ("must be absolute", |spec| {
+            spec["linux"]["namespaces"][5]["path"] = json!("run/net");
         }),
         ("listed twice", |spec| {
             spec["linux"]["namespaces"][2]["type"] = json!("pid")
@@ -344,4 +363,119 @@ fn what_the_kernel_would_refuse_without_a_reason_is_refused_with_one() {
             "{words}: {refusal}"
         );
     }
+}
+
+fn mapped(spec: &mut Value) {
+    let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.push(json!({"type": "user"}));
+    for name in ["uidMappings", "gidMappings"] {
+        spec["linux"][name] = json!([{"containerID": 0, "hostID": 100_000, "size": 1000}]);
+    }
+}
+
+/// The lines up to the pivot: what is done before, by whom.
+fn beginning(plan: &Plan) -> String {
+    let text = plan.to_string();
+    text.split_inclusive('\n')
+        .take_while(|line| !line.contains("isolate mounts"))
+        .collect()
+}
+
+#[test]
+fn a_new_user_namespace_leaves_what_needs_the_host_s_rights_to_the_parent() {
+    expect_test::expect![[r#"
+        cgroup longshore/t1/c1
+        parent: open host null
+        parent: open tree #0 /host/data
+        stage: await cgroup
+        stage: affinity to every CPU
+        stage: undumpable
+        stage: join network /run/netns/t1
+        clone pid mount uts ipc user
+        map uids 0=100000+1000, gids 0=100000+1000, written by privilege
+        parent: oom score adjustment 100
+          become root of the user namespace
+          undumpable
+          new cgroup namespace
+          new session keyring
+          hostname box
+    "#]]
+    .assert_eq(&beginning(&plan(mapped).unwrap()));
+}
+
+#[test]
+fn a_stage_does_what_must_be_done_before_init_is_cloned() {
+    let staged = |spec: &mut Value| {
+        let namespaces = &mut spec["linux"]["namespaces"];
+        namespaces[0]["path"] = json!("/proc/7/ns/pid");
+        let more = [
+            json!({"type": "time"}),
+            json!({"type": "user", "path": "/proc/7/ns/user"}),
+        ];
+        namespaces.as_array_mut().unwrap().extend(more);
+        spec["linux"]["timeOffsets"] =
+            json!({"monotonic": {"secs": -5, "nanosecs": 6}, "boottime": {}});
+    };
+    expect_test::expect![[r#"
+        cgroup longshore/t1/c1
+        parent: open host null
+        parent: open tree #0 /host/data
+        stage: await cgroup
+        stage: affinity to every CPU
+        stage: open host proc
+        stage: oom score adjustment 100
+        stage: new time namespace boottime 0 0 monotonic -5 6
+        stage: undumpable
+        stage: join pid /proc/7/ns/pid, network /run/netns/t1, user /proc/7/ns/user
+        clone mount uts ipc
+          become root of the user namespace
+          undumpable
+          new cgroup namespace
+          new session keyring
+          hostname box
+    "#]]
+    .assert_eq(&beginning(&plan(staged).unwrap()));
+}
+
+#[test]
+fn without_privilege_the_user_namespace_comes_first() {
+    let mut spec = spec();
+    mapped(&mut spec);
+    let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.retain(|namespace| namespace["path"].is_null());
+    spec["linux"]["gidMappings"] = json!([]);
+    spec["process"]["user"] = json!({"uid": 0, "gid": 0});
+    namespaces_of(&mut spec).push(json!({"type": "time"}));
+    let host = HostFacts {
+        privileged: false,
+        uid: 1000,
+        gid: 1000,
+        ..host()
+    };
+    let plan = |spec: &Value| Plan::of(&serde_json::from_value(spec.clone()).unwrap(), &host);
+    expect_test::expect![[r#"
+        cgroup longshore/t1/c1
+        stage: await cgroup
+        stage: affinity to every CPU
+        stage: become root of the user namespace
+        stage: new time namespace
+        stage: undumpable
+        clone pid mount uts ipc user
+        map uids 0=100000+1000, gids 0=1000+1, written by newuidmap and newgidmap
+        parent: oom score adjustment 100
+          new cgroup namespace
+          new session keyring
+          hostname box
+          open host null
+          open tree #0 /host/data
+    "#]]
+    .assert_eq(&beginning(&plan(&spec).unwrap()));
+    namespaces_of(&mut spec).retain(|namespace| namespace["type"] != "user");
+    spec["linux"]["uidMappings"] = json!([]);
+    let refusal = plan(&spec).unwrap_err().to_string();
+    assert!(refusal.contains("needs a user namespace"), "{refusal}");
+}
+
+fn namespaces_of(spec: &mut Value) -> &mut Vec<Value> {
+    spec["linux"]["namespaces"].as_array_mut().unwrap()
 }

@@ -32,6 +32,10 @@ fn spec() -> Spec {
 
 fn host() -> HostFacts {
     HostFacts {
+        supported: Vec::new(),
+        privileged: true,
+        uid: 0,
+        gid: 0,
         bounding: ["CAP_CHOWN", "CAP_KILL", "CAP_NET_BIND_SERVICE"]
             .map(str::to_owned)
             .to_vec(),
@@ -74,15 +78,13 @@ fn given(value: Value) -> Asked {
 fn what_is_not_said_is_the_containers() {
     expect_test::expect![[r#"
         cgroup longshore/t1/c1
+        stage: undumpable
+        stage: await cgroup
+        stage: affinity to every CPU
+        stage: open host proc
+        stage: oom score adjustment 100
+        stage: join container's pid mount network
         clone 
-        stage
-          undumpable
-          await cgroup
-          affinity to every CPU
-          open host proc
-          oom score adjustment 100
-          join container's pid mount network
-        then
           open root
           new session keyring
           enter directory /srv
@@ -115,15 +117,13 @@ fn all_that_can_be_said() {
     };
     expect_test::expect![[r#"
         cgroup longshore/t1/c1
+        stage: undumpable
+        stage: await cgroup
+        stage: affinity to every CPU
+        stage: open host proc
+        stage: oom score adjustment 100
+        stage: join container's pid mount network
         clone 
-        stage
-          undumpable
-          await cgroup
-          affinity to every CPU
-          open host proc
-          oom score adjustment 100
-          join container's pid mount network
-        then
           open root
           new session keyring
           terminal of 7

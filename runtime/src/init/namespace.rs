@@ -1,0 +1,129 @@
+//! Namespaces that are joined or cannot be made by clone3, and becoming somebody in a user namespace.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::sched::{CloneFlags, setns, unshare};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::thread::{Gid, Uid};
+
+use crate::StepError;
+use crate::error::Context;
+use crate::plan::{Joined, Namespace, TimeOffsets};
+
+const STEP: &str = "join namespace";
+
+/// Opens all, then joins one after the other: after the first, paths may mean something else.
+pub(super) fn join(joined: &[Joined]) -> Result<(), StepError> {
+    let open = |one: &Joined| {
+        rustix::fs::open(&one.path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .context("open namespace", one.path.display())
+    };
+    let opened: Vec<OwnedFd> = joined.iter().map(open).collect::<Result<_, _>>()?;
+    joined
+        .iter()
+        .zip(opened)
+        .try_for_each(|(one, fd)| enter(one, fd))
+}
+
+fn enter(joined: &Joined, fd: OwnedFd) -> Result<(), StepError> {
+    let Joined { namespace, path } = joined;
+    if *namespace == Namespace::Mount && is_own_mount_namespace(&fd)? {
+        let cause =
+            "it is the host's: the container's root would become the host's root; make a new one";
+        return Err(StepError::refused(STEP, path.display(), cause));
+    }
+    setns(fd.as_fd(), flag(*namespace)).map_err(|errno| {
+        let cause = match errno {
+            nix::errno::Errno::EINVAL => {
+                format!("it is no {namespace} namespace, or one that we are in already")
+            }
+            nix::errno::Errno::EPERM => format!("no privilege over that {namespace} namespace"),
+            errno => return StepError::io(STEP, path.display(), errno),
+        };
+        StepError {
+            errno: Some(errno as i32),
+            ..StepError::refused(STEP, path.display(), cause)
+        }
+    })
+}
+
+fn is_own_mount_namespace(fd: &OwnedFd) -> Result<bool, StepError> {
+    let own = Path::new("/proc/self/ns/mnt");
+    let own = rustix::fs::stat(own).context("stat", own.display())?;
+    let that = rustix::fs::fstat(fd).context("stat", "mount namespace")?;
+    Ok((own.st_dev, own.st_ino) == (that.st_dev, that.st_ino))
+}
+
+fn flag(namespace: Namespace) -> CloneFlags {
+    match namespace {
+        Namespace::Mount => CloneFlags::CLONE_NEWNS,
+        Namespace::Pid => CloneFlags::CLONE_NEWPID,
+        Namespace::Uts => CloneFlags::CLONE_NEWUTS,
+        Namespace::Ipc => CloneFlags::CLONE_NEWIPC,
+        Namespace::Network => CloneFlags::CLONE_NEWNET,
+        Namespace::Cgroup => CloneFlags::CLONE_NEWCGROUP,
+        Namespace::User => CloneFlags::CLONE_NEWUSER,
+        // Neither nix nor libc's constants for nix have it.
+        Namespace::Time => CloneFlags::from_bits_retain(libc::CLONE_NEWTIME),
+    }
+}
+
+/// A time namespace for the children, its clocks set: the kernel lets nobody set them once somebody is in it.
+pub(super) fn new_time(offsets: &TimeOffsets) -> Result<(), StepError> {
+    unshare(flag(Namespace::Time)).context("unshare", "time namespace")?;
+    let text: String = offsets
+        .0
+        .iter()
+        .map(|(clock, seconds, nanoseconds)| format!("{clock} {seconds} {nanoseconds}\n"))
+        .collect();
+    if text.is_empty() {
+        return Ok(());
+    }
+    std::fs::write("/proc/self/timens_offsets", &text).map_err(|error| {
+        let cause = match error.raw_os_error() {
+            Some(libc::ERANGE) => "the clock would be negative, or far in the future",
+            Some(libc::EACCES | libc::EPERM) => "it needs CAP_SYS_TIME",
+            _ => return StepError::io("set time offsets", text.trim_end(), error),
+        };
+        StepError {
+            errno: error.raw_os_error(),
+            ..StepError::refused("set time offsets", text.trim_end(), cause)
+        }
+    })
+}
+
+/// Becomes root of the user namespace that this process is in, or whoever is mapped first where root is not.
+/// Tells whether the namespace forbids setgroups(2).
+pub(super) fn become_builder() -> Result<bool, StepError> {
+    let step = "become root of user namespace";
+    let denied = std::fs::read_to_string("/proc/self/setgroups")
+        .context("read", "/proc/self/setgroups")?
+        .starts_with("deny");
+    if !denied {
+        rustix::thread::set_thread_groups(&[]).context(step, "groups")?;
+    }
+    as_root_or_first("/proc/self/gid_map", |id| {
+        let gid = Gid::from_raw(id);
+        rustix::thread::set_thread_res_gid(gid, gid, gid)
+    })
+    .context(step, "gid")?;
+    as_root_or_first("/proc/self/uid_map", |id| {
+        let uid = Uid::from_raw(id);
+        rustix::thread::set_thread_res_uid(uid, uid, uid)
+    })
+    .context(step, "uid")?;
+    Ok(denied)
+}
+
+fn as_root_or_first(map: &str, set: impl Fn(u32) -> Result<(), Errno>) -> Result<(), Errno> {
+    match set(0) {
+        Err(Errno::INVAL) => {}
+        other => return other,
+    }
+    let map = std::fs::read_to_string(map)
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    let first = map.split_whitespace().next().and_then(|id| id.parse().ok());
+    set(first.ok_or(Errno::INVAL)?)
+}
