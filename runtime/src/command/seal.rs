@@ -61,7 +61,7 @@ fn is_sealed() -> Result<bool, StepError> {
         return Ok(false);
     }
     let file = rustix::fs::open(SELF, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-    let seals = file.and_then(|file| rustix::fs::fcntl_get_seals(file));
+    let seals = file.and_then(rustix::fs::fcntl_get_seals);
     Ok(seals.is_ok_and(|seals| seals.contains(SealFlags::WRITE)))
 }
 
