@@ -1,0 +1,156 @@
+"""Runs a foreign suite's programs one by one, reads their TAP, and compares what failed with the list that is known."""
+
+import argparse
+import collections
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+LINE = re.compile(r"^(not )?ok\b\s*\d*\s*-?\s*(.*?)\s*(?:#\s*(SKIP|TODO)?\b(.*))?$", re.I)
+PLAN = re.compile(r"^1\.\.(\d+)")
+PATIENCE = 300  # seconds for one program: far beyond the slowest, so that one that hangs does not hang us
+
+Result = collections.namedtuple("Result", "name verdict why")
+
+
+class RuntimeTools:
+    """Each program is one question: it passes as a whole or not."""
+
+    heading = "runtime-tools"
+
+    def __init__(self, folder):
+        self.folder = folder
+        found = sorted(folder.glob("validation/*/*.t"))
+        self.programs = {path.stem: [str(path)] for path in found}
+
+    def surroundings(self, runtime):
+        return {"RUNTIME": runtime}, self.folder
+
+    def results(self, program, status, points, planned):
+        failed = [point.name for point in points if point.verdict == "failed"]
+        if status or failed or not points or planned not in (None, len(points)):
+            return [Result(program, "failed", "; ".join(failed[:2]) or f"exit status {status}")]
+        passed = any(point.verdict == "passed" for point in points)
+        return [Result(program, "passed" if passed else "skipped", points[0].why)]
+
+
+class CrunTests:
+    """Each TAP point is one test."""
+
+    heading = "crun"
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.programs = {path.stem: [sys.executable, "-B", str(path)] for path in sorted(folder.glob("tests/test_*.py"))}
+
+    def surroundings(self, runtime):
+        # Its work folders lie where it is started.
+        os.makedirs("/tmp/work", exist_ok=True)
+        return {"OCI_RUNTIME": runtime, "INIT": str(self.folder / "tests/init")}, pathlib.Path("/tmp/work")
+
+    def results(self, program, status, points, planned):
+        lost = (planned or 0) - len(points)
+        if lost > 0 or (status and not points):
+            return points + [Result(f"{program} (ended early)", "failed", f"exit status {status}")] * max(lost, 1)
+        return points
+
+
+def suite_in(folder):
+    if (folder / "validation").is_dir():
+        if not (folder / "runtimetest").exists():
+            raise SystemExit(f"{folder} is not built: it has no runtimetest")
+        return RuntimeTools(folder)
+    if (folder / "tests/tests_utils.py").exists():
+        if not (folder / "tests/init").exists():
+            raise SystemExit(f"{folder} is not built: it has no tests/init")
+        return CrunTests(folder)
+    raise SystemExit(f"{folder} holds neither runtime-tools nor crun's tests")
+
+
+def read_tap(text):
+    points, planned = [], None
+    for line in text.splitlines():
+        plan = PLAN.match(line)
+        point = LINE.match(line)
+        if plan:
+            planned = int(plan[1])
+        elif point:
+            verdict = "skipped" if (point[3] or "").upper() == "SKIP" else "failed" if point[1] else "passed"
+            points.append(Result(point[2], verdict, (point[4] or "").strip()))
+    return points, planned
+
+
+def ask(suite, program, runtime, logs):
+    environment, folder = suite.surroundings(runtime)
+    with open(logs / f"{program}.log", "w+", errors="replace") as log:
+        try:
+            done = subprocess.run(
+                suite.programs[program], cwd=folder, env={**os.environ, **environment}, stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=log, timeout=PATIENCE, text=True, errors="replace",
+            )
+            status, output = done.returncode, done.stdout
+        except subprocess.TimeoutExpired as ended:
+            status, output = "none: it hung", (ended.stdout or b"").decode(errors="replace")
+        log.write(output)
+    points, planned = read_tap(output)
+    return suite.results(program, status, points, planned)
+
+
+def known_failures(path, heading):
+    """The names in the first column of the tables below the heading that names the suite."""
+    names, inside = set(), False
+    for line in path.read_text().splitlines() if path.exists() else []:
+        if line.startswith("#"):
+            inside = heading in line
+        row = re.match(r"^\|\s*`([^`]+)`", line)
+        if inside and row:
+            names.add(row[1])
+    return names
+
+
+def show(title, names):
+    if names:
+        print(f"\n{title}:")
+        for name in names:
+            print(f"  {name}")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--suite", type=pathlib.Path, required=True)
+    parser.add_argument("--runtime", required=True)
+    parser.add_argument("--list", type=pathlib.Path, required=True)
+    parser.add_argument("--logs", type=pathlib.Path, required=True)
+    parser.add_argument("programs", nargs="*")
+    arguments = parser.parse_args()
+    suite = suite_in(arguments.suite)
+    logs = arguments.logs / f"{suite.heading}-{os.path.basename(arguments.runtime)}"
+    logs.mkdir(parents=True, exist_ok=True)
+    unknown = [name for name in arguments.programs if name not in suite.programs]
+    if unknown:
+        raise SystemExit(f"{arguments.suite} has no program {unknown[0]}; it has: {' '.join(suite.programs)}")
+    results = []
+    for program in arguments.programs or suite.programs:
+        answers = ask(suite, program, arguments.runtime, logs)
+        results += answers
+        count = collections.Counter(result.verdict for result in answers)
+        print(f"{program:<34}" + "  ".join(f"{count[verdict]} {verdict}" for verdict in sorted(count)), flush=True)
+
+    by_verdict = collections.defaultdict(list)
+    for result in results:
+        by_verdict[result.verdict].append(result)
+    known = known_failures(arguments.list, suite.heading)
+    names = {result.name for result in by_verdict["failed"]}
+    show("failed", [f"{r.name}: {r.why}" + (" (listed)" if r.name in known else "") for r in by_verdict["failed"]])
+    show("skipped", [f"{r.name}: {r.why}" for r in by_verdict["skipped"]])
+    passed = {result.name for result in by_verdict["passed"]}
+    show("on the list, yet passed: take them off it", sorted(known & passed))
+    show("failed and not on the list", sorted(names - known))
+    print(f"\nlogs: {logs}")
+    print(f"{len(by_verdict['passed'])} passed, {len(by_verdict['failed'])} failed, {len(by_verdict['skipped'])} skipped")
+    sys.exit(1 if names - known else 0)
+
+
+main()
