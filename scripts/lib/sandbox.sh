@@ -43,6 +43,7 @@ sandbox_inside='
     ip link set lo up
     mount --bind "$read_only" "$read_only" && mount -o remount,bind,ro "$read_only"
     if [ ! -e /sys/fs/cgroup/cgroup.controllers ]; then
+        umount -l /sys/fs/cgroup
         mount -t tmpfs -o mode=755 cgroup /sys/fs/cgroup
         while IFS=: read -r _ controllers _; do
             [ -n "$controllers" ] || continue
@@ -51,7 +52,8 @@ sandbox_inside='
             mkdir "$at" && mount -t cgroup -o "$options" cgroup "$at" || rmdir "$at"
         done </proc/self/cgroup
     fi
-    mount -t tmpfs -o mode=755 dev /mnt && cp -a --one-file-system /dev/. /mnt/ && mount --move /mnt /dev
+    mount -t tmpfs -o mode=755 dev /mnt && cp -a --one-file-system /dev/. /mnt/
+    umount -l /dev && mount --move /mnt /dev
     mkdir -p /dev/pts /dev/shm /dev/mqueue
     mount -t devpts -o newinstance,ptmxmode=0666,mode=0620,gid=5 devpts /dev/pts
     mount -t tmpfs -o mode=1777 shm /dev/shm
@@ -59,4 +61,9 @@ sandbox_inside='
     mount -t tmpfs -o mode=755 run /run
     mount -t tmpfs -o mode=1777 tmp /tmp
     unset TMPDIR
-    exec "$@"'
+    # Not exec: this shell is pid 1 there and reaps what containers leave.
+    status=0
+    "$@" || status=$?
+    # A frozen process does not die, and the pid namespace would wait for it.
+    find /sys/fs/cgroup -name freezer.state -exec sh -c "echo THAWED >\"\$1\"" thaw {} \; 2>/dev/null || true
+    exit "$status"'

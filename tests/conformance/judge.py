@@ -30,7 +30,7 @@ class RuntimeTools:
 
     def results(self, program, status, points, planned):
         failed = [point.name for point in points if point.verdict == "failed"]
-        if status or failed or not points or planned not in (None, len(points)):
+        if status or failed or not points or len(points) < (planned or 0):
             return [Result(program, "failed", "; ".join(failed[:2]) or f"exit status {status}")]
         passed = any(point.verdict == "passed" for point in points)
         return [Result(program, "passed" if passed else "skipped", points[0].why)]
@@ -75,7 +75,7 @@ def read_tap(text):
         plan = PLAN.match(line)
         point = LINE.match(line)
         if plan:
-            planned = int(plan[1])
+            planned = max(planned or 0, int(plan[1]))  # some programs speak TAP twice
         elif point:
             verdict = "skipped" if (point[3] or "").upper() == "SKIP" else "failed" if point[1] else "passed"
             points.append(Result(point[2], verdict, (point[4] or "").strip()))
