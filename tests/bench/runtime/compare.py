@@ -112,7 +112,8 @@ class AgentSide:
         return int(self.ask("run")) / 1e6
 
     def end(self):
-        self.ask("clear")
+        if self.process.poll() is None:
+            self.ask("clear")
         self.process.stdin.close()
         self.process.wait()
 

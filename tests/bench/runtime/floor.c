@@ -204,13 +204,15 @@ static void confine(struct sock_fprog *filter)
         CHECK(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, filter));
 }
 
-static void become(const char *rootfs, char **groups, int count, int go, struct sock_fprog *filter, char **program)
+static void become(const char *rootfs, char **groups, int count, int go[2], struct sock_fprog *filter, char **program)
 {
     char byte;
     static char *const environment[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm", NULL};
     CHECK(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0));
     CHECK(setsid());
-    if (read(go, &byte, 1) != 1)
+    /* A parent that fails must not leave us waiting. */
+    close(go[1]);
+    if (read(go[0], &byte, 1) != 1)
         fail("go");
     CHECK(sethostname("bench", 5));
     loopback_up();
@@ -270,7 +272,7 @@ int main(int argc, char **argv)
     long child = syscall(SYS_clone3, &arguments, sizeof arguments);
     CHECK(child);
     if (child == 0)
-        become(argv[1], groups, count, go[0], &filter, program);
+        become(argv[1], groups, count, go, &filter, program);
     char pid[24];
     snprintf(pid, sizeof pid, "%ld", child);
     for (int i = 0; i < count && unified < 0; i++)
