@@ -31,6 +31,12 @@ const CAPABILITY_SETS: [&str; 5] = [
     "ambient",
 ];
 
+/// The names of the OCI text, and what the crate of types calls them.
+const SCHEDULER_FLAGS: [(&str, &str); 2] = [
+    ("SCHED_FLAG_RESET_ON_FORK", "SCHED_RESET_ON_FORK"),
+    ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN"),
+];
+
 /// A spec as it was read.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -126,8 +132,7 @@ fn parse_again<T: DeserializeOwned>(
         return Err(refuse(explained));
     };
     let mut unknown = Vec::new();
-    leave_out_unknown_capabilities(&mut value, &mut unknown);
-    if unknown.is_empty() {
+    if !mend(&mut value, &mut unknown) {
         return Err(refuse(explained));
     }
     unknown.sort();
@@ -140,13 +145,44 @@ fn parse_again<T: DeserializeOwned>(
     Ok((parsed, warnings.collect()))
 }
 
-/// From `process.capabilities` of a spec, or `capabilities` of a process.
-fn leave_out_unknown_capabilities(value: &mut Value, unknown: &mut Vec<String>) {
-    let capabilities = match value.get("process").is_some() {
-        true => value.pointer_mut("/process/capabilities"),
-        false => value.pointer_mut("/capabilities"),
+/// Makes of a valid object what the types of this program take; whether anything had to be changed.
+fn mend(value: &mut Value, unknown: &mut Vec<String>) -> bool {
+    // A spec has a process; else this may be one.
+    let process = match value.get("process").is_some() {
+        true => value.get_mut("process"),
+        false => Some(value),
     };
-    let Some(Value::Object(sets)) = capabilities else {
+    let Some(Value::Object(process)) = process else {
+        return false;
+    };
+    let mut changed = false;
+    if let Some(capabilities) = process.get_mut("capabilities") {
+        leave_out_unknown_capabilities(capabilities, unknown);
+        changed |= !unknown.is_empty();
+    }
+    let flags = process
+        .get_mut("scheduler")
+        .and_then(|scheduler| scheduler.get_mut("flags"));
+    for flag in flags.and_then(Value::as_array_mut).into_iter().flatten() {
+        let renamed = SCHEDULER_FLAGS
+            .iter()
+            .find(|(name, _)| flag.as_str() == Some(name));
+        if let Some((_, ours)) = renamed {
+            *flag = Value::from(*ours);
+            changed = true;
+        }
+    }
+    // An empty list of CPUs says nothing.
+    if let Some(Value::Object(affinity)) = process.get_mut("execCPUAffinity") {
+        let before = affinity.len();
+        affinity.retain(|_, cpus| cpus.as_str() != Some(""));
+        changed |= affinity.len() != before;
+    }
+    changed
+}
+
+fn leave_out_unknown_capabilities(capabilities: &mut Value, unknown: &mut Vec<String>) {
+    let Some(sets) = capabilities.as_object_mut() else {
         return;
     };
     for set in CAPABILITY_SETS {

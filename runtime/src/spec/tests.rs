@@ -94,6 +94,27 @@ fn an_unknown_capability_is_left_out_with_a_warning() {
 }
 
 #[test]
+fn what_the_oci_text_allows_and_the_types_do_not_is_read() {
+    let config = read(|spec| {
+        spec["process"]["scheduler"] = json!({"policy": "SCHED_FIFO", "priority": 1,
+            "flags": ["SCHED_FLAG_RESET_ON_FORK", "SCHED_FLAG_DL_OVERRUN"]});
+        spec["process"]["execCPUAffinity"] = json!({"initial": "", "final": "0-1"});
+    })
+    .unwrap();
+    let process = config.spec.process().clone().unwrap();
+    let flags = process.scheduler().as_ref().unwrap().flags().clone();
+    assert_eq!(flags.unwrap().len(), 2);
+    let affinity = process.exec_cpu_affinity().clone().unwrap();
+    assert_eq!(
+        (
+            affinity.initial().as_deref(),
+            affinity.cpu_affinity_final().as_deref()
+        ),
+        (None, Some("0-1"))
+    );
+}
+
+#[test]
 fn what_every_spec_must_have() {
     for (words, change) in [
         (
