@@ -11,7 +11,8 @@
 //! |---|---|---|
 //! | `location`, `limits*`, `devices`, `mounts` | what follows from a spec and a host | nothing: golden tests |
 //! | `container` | a container's group by its driver | |
-//! | `create`, `apply`, `kill`, `freeze` | acts on a group | the kernel |
+//! | `create`, `apply`, `kill`, `freeze`, `oom` | acts on a group | the kernel |
+//! | `statistics` | what it uses | the kernel, through pure readings |
 //! | `device_program` | v2's device list | the kernel, by bpf(2) |
 //!
 //! A hybrid host counts as v1; see `apply` for what its v2 mount is good for.
@@ -40,10 +41,14 @@ mod limits_v1;
 mod limits_v2;
 mod location;
 mod mounts;
+mod oom;
+mod statistics;
 
 pub use container::ContainerGroup;
 pub use freeze::Freeze;
 pub use location::{Driver, Location, Surroundings, Unit};
+pub use oom::OomWatch;
+pub use statistics::{Interface, Statistics};
 
 /// The kernel lists a process of a foreign pid namespace as 0, which as a pid would mean ourselves.
 const MISSING_PROCESS: &str = "a process of a pid namespace that is not below ours is in the group; \
@@ -165,6 +170,12 @@ impl Group {
             group.write("cgroup.procs", &pid.to_string(), remedy)?;
         }
         Ok(())
+    }
+
+    /// The group at `sub` below this one, by the rules of [`Hierarchy::group`].
+    pub fn below(&self, sub: &str) -> Result<Group, StepError> {
+        let layout = self.layout.clone();
+        Hierarchy { layout }.group(&format!("{}/{sub}", self.path))
     }
 
     /// Whether its host is pure v2.

@@ -232,3 +232,166 @@ fn a_group_that_is_occupied_or_frozen_is_refused() {
     made.kill(PATIENCE).unwrap();
     assert_eq!(shell.fate().signal(), Some(9));
 }
+
+/// Waits until the descriptor is readable.
+fn wait_for(fd: std::os::fd::BorrowedFd<'_>) {
+    let mut fds = [rustix::event::PollFd::from_borrowed_fd(
+        fd,
+        rustix::event::PollFlags::IN,
+    )];
+    let patience = rustix::event::Timespec {
+        tv_sec: 20,
+        tv_nsec: 0,
+    };
+    let ready = rustix::event::poll(&mut fds, Some(&patience)).unwrap();
+    assert_eq!(ready, 1, "nothing was heard");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_oom_kill_is_heard_once_and_without_asking() {
+    let top = Top::new(host());
+    let group = top.child("c");
+    group
+        .apply(&resources(
+            r#"{"memory":{"limit":16777216,"swap":16777216}}"#,
+        ))
+        .unwrap();
+    let hungry = "exec dd if=/dev/zero of=/dev/null bs=64M count=1";
+    // One before the watch begins is none of its business.
+    assert_eq!(Shell::within(&group, hungry).end().signal(), Some(9));
+    let mut watch = group.oom_watch().unwrap();
+    assert_eq!(watch.look().unwrap(), 0);
+    let shell = Shell::within(&group, hungry);
+    let ended = std::thread::spawn(move || shell.end());
+    wait_for(std::os::fd::AsFd::as_fd(&watch));
+    let mut heard = watch.look().unwrap();
+    assert_eq!(ended.join().unwrap().signal(), Some(9));
+    heard += watch.look().unwrap();
+    assert_eq!(heard, 1);
+    assert_eq!(watch.finish().unwrap(), 0);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_oom_kill_that_nobody_heard_is_found_at_the_end_and_a_removed_group_has_none() {
+    let top = Top::new(host());
+    let group = top.child("c");
+    group
+        .apply(&resources(
+            r#"{"memory":{"limit":16777216,"swap":16777216}}"#,
+        ))
+        .unwrap();
+    let (watch, deaf) = (group.oom_watch().unwrap(), group.oom_watch().unwrap());
+    let hungry = "exec dd if=/dev/zero of=/dev/null bs=64M count=1";
+    assert_eq!(Shell::within(&group, hungry).end().signal(), Some(9));
+    assert_eq!(watch.finish().unwrap(), 1);
+    group.remove().unwrap();
+    drop(deaf.finish().unwrap());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn statistics_tell_what_a_group_uses() {
+    let top = Top::new(host());
+    let group = top.child("c");
+    group
+        .apply(&resources(
+            r#"{"memory":{"limit":67108864},"pids":{"limit":33},"cpu":{"cpus":"0"}}"#,
+        ))
+        .unwrap();
+    let mut shell = Shell::within(
+        &group,
+        "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; sleep 1000 & wait",
+    );
+    shell.go();
+    while group.processes().unwrap().len() < 2 {
+        std::thread::yield_now();
+    }
+    let all = group.statistics(Some(shell.0.id())).unwrap();
+    assert!(
+        all.cpu.usage.total > 0 && all.memory.usage.usage > 0,
+        "{all:?}"
+    );
+    assert_eq!(all.memory.usage.limit, 67_108_864);
+    assert_eq!((all.pids.current, all.pids.limit), (2, 33));
+    assert_eq!(all.cpuset.cpus, [0]);
+    assert!(!all.memory.raw.is_empty());
+    // The devices are those of the process's network namespace, without loopback.
+    let names: Vec<_> = all
+        .network_interfaces
+        .iter()
+        .map(|device| &device.name)
+        .collect();
+    assert!(!names.iter().any(|name| *name == "lo"), "{names:?}");
+    let json = serde_json::to_value(&all).unwrap();
+    assert_eq!(json["pids"]["limit"], 33);
+    group.kill(PATIENCE).unwrap();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_update_changes_what_it_names_and_nothing_else() {
+    let top = Top::new(host());
+    let Made(made) = Made::below(&top, "c");
+    let before = r#"{"memory":{"limit":67108864,"swap":134217728},"pids":{"limit":33},
+        "cpu":{"quota":50000,"period":100000},
+        "devices":[{"allow":false},{"allow":true,"type":"c","major":1,"minor":11,"access":"r"}]}"#;
+    made.prepare(Some(&resources(before))).unwrap();
+    let group = made.group().unwrap().clone();
+    let shell = Shell::within(&group, "sleep 1000");
+    let opens = |device: &str| {
+        let script = format!("exec < {device} && exit 7");
+        Shell::within(&group, &script).end().code() == Some(7)
+    };
+    made.update(&resources(r#"{"cpu":{"period":50000}}"#))
+        .unwrap();
+    made.update(&resources(
+        r#"{"memory":{"limit":201326592,"swap":268435456}}"#,
+    ))
+    .unwrap();
+    let quota = read(&group, "cpu.cfs_quota_us")
+        .or_else(|| read(&group, "cpu.max"))
+        .unwrap();
+    assert!(quota.starts_with("50000"), "{quota}");
+    let all = group.statistics(None).unwrap();
+    assert_eq!(all.memory.usage.limit, 201_326_592);
+    assert_eq!(all.memory.swap.limit, 268_435_456);
+    assert_eq!(all.pids.limit, 33);
+    assert!(opens("/dev/kmsg"));
+    // Down again, in the order that the kernel needs.
+    made.update(&resources(
+        r#"{"memory":{"limit":33554432,"swap":33554432}}"#,
+    ))
+    .unwrap();
+    assert_eq!(
+        group.statistics(None).unwrap().memory.usage.limit,
+        33_554_432
+    );
+    made.update(&resources(r#"{"devices":[{"allow":false}]}"#))
+        .unwrap();
+    assert!(!opens("/dev/kmsg") && opens("/dev/null"));
+    made.kill(PATIENCE).unwrap();
+    drop(shell);
+    made.remove().unwrap();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_sub_group_of_a_container_is_never_outside_of_it() {
+    let top = Top::new(host());
+    let Made(made) = Made::below(&top, "c");
+    made.prepare(None).unwrap();
+    top.hierarchy
+        .group(&format!("{}/foo", made.group().unwrap().path()))
+        .unwrap()
+        .create()
+        .unwrap();
+    let foo = made.below("/foo").unwrap();
+    assert!(foo.group().unwrap().path().ends_with("/c/foo"));
+    assert!(made.below("/").is_ok());
+    for bad in ["..", "/../c", "foo/../..", "nothing"] {
+        assert!(made.below(bad).is_err(), "{bad}");
+    }
+    made.remove().unwrap();
+}

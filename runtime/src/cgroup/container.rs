@@ -19,8 +19,9 @@ use rustix::io::Errno;
 use super::devices::{self, Rule};
 use super::directory::refused;
 use super::location::Location;
-use super::{Freeze, Group, Hierarchy};
+use super::{Freeze, Group, Hierarchy, OomWatch, Statistics};
 use crate::StepError;
+use crate::error::Context;
 
 /// A container's group, or its absence.
 #[derive(Clone, Debug)]
@@ -149,6 +150,60 @@ impl ContainerGroup {
     /// Removes it; fine if it is gone or was never made.
     pub fn remove(&self) -> Result<(), StepError> {
         self.group.as_ref().map_or(Ok(()), Group::remove)
+    }
+
+    /// Writes what is named and leaves the rest as it is (`update`). A device list that is given replaces the
+    /// one before.
+    pub fn update(&self, resources: &LinuxResources) -> Result<(), StepError> {
+        let group = self.needed("update")?;
+        let rules = match resources.devices() {
+            Some(list) => devices::of_container(list)?,
+            None => Vec::new(),
+        };
+        group.check_devices(&rules)?;
+        group.apply_limits(resources)?;
+        limit_devices(group, &rules)
+    }
+
+    /// See [`Group::statistics`].
+    pub fn statistics(&self, process: Option<u32>) -> Result<Statistics, StepError> {
+        self.needed("read statistics of")?.statistics(process)
+    }
+
+    /// See [`Group::oom_watch`].
+    pub fn oom_watch(&self) -> Result<OomWatch, StepError> {
+        self.needed("watch for OOM in")?.oom_watch()
+    }
+
+    /// The group of `exec --cgroup SUB`: below the container's own, where the container has made it.
+    pub fn below(&self, sub: &str) -> Result<ContainerGroup, StepError> {
+        let group = self.needed("find a cgroup below that of")?;
+        let parts: Vec<&str> = sub.split('/').filter(|part| !part.is_empty()).collect();
+        if parts.is_empty() {
+            return Ok(self.clone());
+        }
+        let below = group.below(&parts.join("/"))?;
+        if !below.exists() {
+            let cause = "there is no such cgroup below the container's";
+            return Err(refused("find cgroup", below.path(), cause));
+        }
+        Ok(ContainerGroup {
+            location: self.location.clone(),
+            group: Some(below),
+        })
+    }
+
+    /// Where `exec` enters: on v2 the group of the first process, which may have moved itself further down,
+    /// because a group with children holds no processes. Never outside of the container's own.
+    pub fn of_first_process(&self, pid: u32) -> Result<ContainerGroup, StepError> {
+        let Some(group) = self.group.as_ref().filter(|group| group.is_v2()) else {
+            return Ok(self.clone());
+        };
+        let path = format!("/proc/{pid}/cgroup");
+        let text = std::fs::read_to_string(&path).context("read", &path)?;
+        let own = text.lines().find_map(|line| line.strip_prefix("0::/"));
+        let sub = own.and_then(|own| own.strip_prefix(group.path())?.strip_prefix('/'));
+        sub.map_or(Ok(self.clone()), |sub| self.below(sub))
     }
 
     /// See [`Group::freeze`].
