@@ -86,6 +86,8 @@ struct Walk {
     /// None once somebody came through it.
     door: Option<Door>,
     stdio: [OwnedFd; 3],
+    /// Become the program's descriptors from 3 on.
+    preserved: Vec<OwnedFd>,
     /// None once it is the container's root.
     host_root: Option<Root>,
     /// The container's first process, whose namespaces are joined.
@@ -125,6 +127,7 @@ impl Walk {
             host_root: root,
             container,
             setgroups_denied: false,
+            preserved: Vec::new(),
             root: None,
             proc: None,
             null: null.map(filesystem::Stamp::new),
@@ -398,7 +401,15 @@ impl Walk {
                 .send(&FromInit::NotExecuted(errno.raw_os_error()))
                 .ok();
         };
-        sys::exec_keeping(talk.into_fd(), &program, &args, &environment, report)
+        let preserved = std::mem::take(&mut self.preserved);
+        sys::exec_keeping(
+            talk.into_fd(),
+            preserved,
+            &program,
+            &args,
+            &environment,
+            report,
+        )
     }
 }
 

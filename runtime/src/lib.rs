@@ -13,6 +13,8 @@ mod foreground;
 mod init;
 mod launch;
 pub mod monitor;
+#[allow(dead_code)] // Until the commands that start are there.
+mod notify;
 mod pid_file;
 pub mod plan;
 mod record;

@@ -6,23 +6,25 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use crate::{Errno, checked, exit_now};
 
-const KEPT: libc::c_int = 3;
+const FIRST_INHERITED: libc::c_int = 3;
 /// The first that is not standard input, output or error.
 const FIRST: libc::c_uint = 3;
 
-/// Closes every descriptor above 2 except `keep`, which becomes 3 and close-on-exec, and executes `path`.
+/// Gives the new program `preserved` as descriptors from 3 on, closes all others above 2 except `keep`, which comes
+/// after them and is close-on-exec, and executes `path`.
 ///
 /// The rest is closed *before* execve, not by close-on-exec: execve of `/proc/self/fd/N` would otherwise
 /// reach our files (CVE-2024-21626). If execve fails, `report` gets `keep` and the errno, then the process
 /// ends with status 127. `report` is a plain function: a closure could hold a descriptor closed here.
 pub fn exec_keeping(
     keep: OwnedFd,
+    preserved: Vec<OwnedFd>,
     path: &CStr,
     args: &[CString],
     environment: &[CString],
     report: fn(OwnedFd, Errno),
 ) -> ! {
-    let (kept, isolated) = isolate(keep);
+    let (kept, isolated) = isolate(keep, preserved);
     let errno = match isolated {
         Ok(()) => match nix::unistd::execve(path, args, environment) {
             Ok(never) => match never {},
@@ -32,6 +34,42 @@ pub fn exec_keeping(
     };
     report(kept, errno);
     exit_now(127)
+}
+
+/// Duplicates descriptors 3 and up, `count` of them, which this process was started with: none of its own, which
+/// are all close-on-exec. EBADF if one is not there.
+///
+/// The duplicates are above them all, so that [`exec_keeping`] can put them where they were.
+pub fn duplicate_inherited(count: u32) -> Result<Vec<OwnedFd>, Errno> {
+    let count = libc::c_int::try_from(count).map_err(|_| Errno::INVAL)?;
+    let end = FIRST_INHERITED.checked_add(count).ok_or(Errno::INVAL)?;
+    let duplicate = |number: libc::c_int| {
+        // SAFETY: F_GETFD reads a flag of whatever the number is, if it is anything.
+        let flags = checked(unsafe { libc::fcntl(number, libc::F_GETFD) }.into())?;
+        if flags & libc::c_long::from(libc::FD_CLOEXEC) != 0 {
+            return Err(Errno::BADF);
+        }
+        // SAFETY: makes a new descriptor and leaves the old one, and whoever owns it, as they are.
+        let made = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, end) };
+        checked(made.into())?;
+        // SAFETY: the call has just made it, and nobody else knows of it.
+        Ok(unsafe { OwnedFd::from_raw_fd(made) })
+    };
+    (FIRST_INHERITED..end).map(duplicate).collect()
+}
+
+/// Sets FD_CLOEXEC on every descriptor above 2: what this process was started with reaches no program that it starts.
+pub fn close_all_on_exec() -> Result<(), Errno> {
+    // SAFETY: changes a flag that matters to execve alone; every descriptor stays open and its owner's.
+    checked(unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            FIRST,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    })?;
+    Ok(())
 }
 
 /// Closes every descriptor above 2 except `kept`, then goes on with `life`, which never returns.
@@ -67,25 +105,70 @@ fn close_all(first: libc::c_uint, last: libc::c_uint) {
     unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
 }
 
-fn isolate(keep: OwnedFd) -> (OwnedFd, Result<(), Errno>) {
-    let kept = if keep.as_raw_fd() == KEPT {
+fn isolate(keep: OwnedFd, preserved: Vec<OwnedFd>) -> (OwnedFd, Result<(), Errno>) {
+    let count = preserved.len() as libc::c_int;
+    let end = FIRST_INHERITED + count;
+    // Out of the way first: none of the numbers to be filled is a source any more.
+    let keep = match raised(keep, end) {
+        Ok(keep) => keep,
+        Err((keep, errno)) => return (keep, Err(errno)),
+    };
+    let raise = |source| raised(source, end).map_err(|(_, errno)| errno);
+    let sources: Vec<OwnedFd> = match preserved.into_iter().map(raise).collect() {
+        Ok(sources) => sources,
+        Err(errno) => return (keep, Err(errno)),
+    };
+    for (number, source) in (FIRST_INHERITED..end).zip(&sources) {
+        // SAFETY: dup3 replaces whatever `number` was. Its owner, if any, is never used again: `exec_keeping`
+        // does not return, so no caller's code or destructor runs, and `report` cannot capture an owner.
+        // `keep` and `sources` are all at `end` or above.
+        let placed =
+            checked(unsafe { libc::syscall(libc::SYS_dup3, source.as_raw_fd(), number, 0) });
+        if let Err(errno) = placed {
+            return (keep, Err(errno));
+        }
+    }
+    // Closed below with the others; one of them may be `end`, which is filled next.
+    std::mem::forget(sources);
+    let kept = if keep.as_raw_fd() == end {
         keep
     } else {
-        // SAFETY: dup3 replaces whatever 3 was. Its owner, if any, is never used again: `exec_keeping` does
-        // not return, so no caller's code or destructor runs, and `report` cannot capture an owner.
+        // SAFETY: as above; every source has been placed.
         if let Err(errno) = checked(unsafe {
-            libc::syscall(libc::SYS_dup3, keep.as_raw_fd(), KEPT, libc::O_CLOEXEC)
+            libc::syscall(libc::SYS_dup3, keep.as_raw_fd(), end, libc::O_CLOEXEC)
         }) {
             return (keep, Err(errno));
         }
         // `keep` itself is closed below with the others; dropping it here would be a second owner's close.
         std::mem::forget(keep);
-        // SAFETY: dup3 has just made 3, and no other owner of it can run (see above).
-        unsafe { OwnedFd::from_raw_fd(KEPT) }
+        // SAFETY: dup3 has just made it, and no other owner of it can run (see above).
+        unsafe { OwnedFd::from_raw_fd(end) }
     };
     // SAFETY: as above: no owner of any of these descriptors ever runs again.
     let closed =
-        checked(unsafe { libc::syscall(libc::SYS_close_range, KEPT + 1, libc::c_uint::MAX, 0) });
+        checked(unsafe { libc::syscall(libc::SYS_close_range, end + 1, libc::c_uint::MAX, 0) });
     let closed = closed.and_then(|_| rustix::io::fcntl_setfd(&kept, rustix::io::FdFlags::CLOEXEC));
     (kept, closed)
+}
+
+/// The same file at `end` or above.
+fn raised(fd: OwnedFd, end: libc::c_int) -> Result<OwnedFd, (OwnedFd, Errno)> {
+    if fd.as_raw_fd() >= end {
+        return Ok(fd);
+    }
+    rustix::io::fcntl_dupfd_cloexec(&fd, end).map_err(|errno| (fd, errno))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_there_or_is_our_own_is_not_inherited() {
+        let own = std::fs::File::open("/dev/null").unwrap();
+        let count = own.as_raw_fd() as u32 - 2;
+        assert_eq!(duplicate_inherited(count).err(), Some(Errno::BADF));
+        assert!(duplicate_inherited(0).unwrap().is_empty());
+        assert_eq!(duplicate_inherited(u32::MAX).err(), Some(Errno::INVAL));
+    }
 }

@@ -1,0 +1,278 @@
+//! sd_notify(3) across the wall: a container that tells its supervisor that it is ready.
+//!
+//! The supervisor gave us NOTIFY_SOCKET. The container gets a socket of its own instead, in a directory of the
+//! container's state that is bound read-only into it, so that it can say nothing else to the supervisor and in no
+//! other's name. `start` and `run` read there and pass on READY, then say which process is the main one.
+//!
+//! ```text
+//!   create:      directory, mount, environment
+//!   start, run:  bind ─▶ execve ─▶ READY=1 heard ─▶ READY=1, MAINPID=, BARRIER=1 to the supervisor
+//! ```
+//! Deliberately absent: everything else that sd_notify can say; a container's word is not trusted with it.
+
+use std::ffi::OsString;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use oci_spec::runtime::{Mount, MountBuilder, Spec};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use crate::StepError;
+use crate::error::Context;
+
+const VARIABLE: &str = "NOTIFY_SOCKET";
+/// In the state directory.
+const DIRECTORY: &str = "notify";
+const SOCKET: &str = "notify.sock";
+/// In the container.
+const INSIDE: &str = "/run/notify";
+/// As large as systemd takes one.
+const DATAGRAM_MAX: usize = 4096;
+/// How long a supervisor may take to read what it was sent.
+const BARRIER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The supervisor's socket, if there is a supervisor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Supervisor(OsString);
+
+impl Supervisor {
+    /// Whom this process's environment names.
+    pub(crate) fn of_environment() -> Option<Supervisor> {
+        let name = std::env::var_os(VARIABLE)?;
+        (!name.is_empty()).then_some(Supervisor(name))
+    }
+
+    fn connect(&self) -> Result<UnixDatagram, StepError> {
+        let step = "connect to supervisor";
+        let shown = Path::new(&self.0).display();
+        let address = match self.0.as_bytes().strip_prefix(b"@") {
+            Some(name) => SocketAddr::from_abstract_name(name),
+            None => SocketAddr::from_pathname(&self.0),
+        };
+        let socket = UnixDatagram::unbound().context(step, &shown)?;
+        address
+            .and_then(|address| socket.connect_addr(&address))
+            .context(step, &shown)?;
+        Ok(socket)
+    }
+}
+
+/// Adds the mount and the variable to a spec that is about to be planned. `state` is the path of the container's
+/// state directory, which need not exist yet.
+pub(crate) fn add_to(spec: &mut Spec, state: &Path) -> Result<(), StepError> {
+    let mount = MountBuilder::default()
+        .destination(INSIDE)
+        .typ("bind")
+        .source(state.join(DIRECTORY))
+        .options(["bind", "nosuid", "noexec", "nodev", "ro"].map(str::to_owned))
+        .build();
+    let mount: Mount =
+        mount.map_err(|error| StepError::refused("plan", VARIABLE, error.to_string()))?;
+    spec.mounts_mut().get_or_insert_default().push(mount);
+    if let Some(process) = spec.process_mut() {
+        let entry = format!("{VARIABLE}={INSIDE}/{SOCKET}");
+        process.env_mut().get_or_insert_default().push(entry);
+    }
+    Ok(())
+}
+
+/// Makes the directory that [`add_to`] mounts. `state` is a path of the state directory.
+pub(crate) fn make_directory(state: &Path) -> Result<(), StepError> {
+    let path = state.join(DIRECTORY);
+    std::fs::create_dir(&path)
+        .and_then(|()| std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)))
+        .context("make directory", path.display())
+}
+
+/// What the container says, on its way to the supervisor.
+#[derive(Debug)]
+pub(crate) struct Notify {
+    socket: UnixDatagram,
+    supervisor: UnixDatagram,
+    pid: u32,
+}
+
+impl Notify {
+    /// Listens, before the program runs. `state` is a path of the state directory, short enough for a socket's
+    /// address; `pid` is what the supervisor shall take for the main process. None if the container has no such
+    /// directory: it was made when there was no supervisor.
+    pub(crate) fn listen(
+        supervisor: &Supervisor,
+        state: &Path,
+        pid: u32,
+    ) -> Result<Option<Notify>, StepError> {
+        let directory = state.join(DIRECTORY);
+        if !directory.is_dir() {
+            return Ok(None);
+        }
+        let path: PathBuf = directory.join(SOCKET);
+        let bind = || {
+            let socket = UnixDatagram::bind(&path)?;
+            // Whatever user the container's program is.
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o777))?;
+            socket.set_nonblocking(true)?;
+            Ok::<_, std::io::Error>(socket)
+        };
+        Ok(Some(Notify {
+            socket: bind().context("listen on", SOCKET)?,
+            supervisor: supervisor.connect()?,
+            pid,
+        }))
+    }
+
+    /// Reads what has come; whether the container is ready and the supervisor knows it.
+    pub(crate) fn hear(&self) -> Result<bool, StepError> {
+        let mut datagram = [0; DATAGRAM_MAX];
+        // An error, such as a datagram that another has taken, means that there is nothing to read.
+        while let Ok(length) = self.socket.recv(&mut datagram) {
+            if let Some(ready) = ready_line(&datagram[..length]) {
+                self.pass_on(ready)?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Waits until the container is ready or its first process has ended.
+    pub(crate) fn wait(&self, process: BorrowedFd<'_>) -> Result<(), StepError> {
+        loop {
+            if self.hear()? {
+                return Ok(());
+            }
+            let mut both = [
+                PollFd::new(&self.socket, PollFlags::IN),
+                PollFd::from_borrowed_fd(process, PollFlags::IN),
+            ];
+            rustix::io::retry_on_intr(|| poll(&mut both, None)).context("poll", SOCKET)?;
+            if !both[1].revents().is_empty() {
+                // It may have been ready just before it ended.
+                return self.hear().map(drop);
+            }
+        }
+    }
+
+    fn pass_on(&self, ready: &[u8]) -> Result<(), StepError> {
+        let step = "tell supervisor";
+        self.supervisor.send(ready).context(step, "READY")?;
+        let main = format!("MAINPID={}", self.pid);
+        self.supervisor
+            .send(main.as_bytes())
+            .context(step, "MAINPID")?;
+        self.barrier().context(step, "BARRIER")
+    }
+
+    /// sd_notify_barrier(3): this process may end once the supervisor has closed its copy, as it tells who sent what by
+    /// the sender's pid. A supervisor that knows no barrier costs a little time.
+    fn barrier(&self) -> Result<(), std::io::Error> {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let descriptors = [write.as_fd()];
+        control.push(SendAncillaryMessage::ScmRights(&descriptors));
+        let payload = [IoSlice::new(b"BARRIER=1")];
+        rustix::net::sendmsg(
+            &self.supervisor,
+            &payload,
+            &mut control,
+            SendFlags::NOSIGNAL,
+        )?;
+        drop(write);
+        wait_for_close(&read);
+        Ok(())
+    }
+}
+
+impl AsFd for Notify {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn wait_for_close(read: &OwnedFd) {
+    let patience = Timespec {
+        tv_sec: BARRIER_PATIENCE.as_secs() as i64,
+        tv_nsec: 0,
+    };
+    // Whatever it says, the time is over.
+    poll(&mut [PollFd::new(read, PollFlags::IN)], Some(&patience)).ok();
+}
+
+/// The line that says READY, and nothing of the rest.
+fn ready_line(datagram: &[u8]) -> Option<&[u8]> {
+    let mut lines = datagram.split(|byte| *byte == b'\n');
+    lines.find(|line| line.starts_with(b"READY="))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn supervisor(directory: &Path) -> (UnixDatagram, Supervisor) {
+        let path = directory.join("supervisor");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        (socket, Supervisor(path.into()))
+    }
+
+    fn heard(socket: &UnixDatagram) -> Vec<String> {
+        let mut all = Vec::new();
+        let mut text = [0; 256];
+        while let Ok(length) = socket.recv(&mut text) {
+            all.push(String::from_utf8_lossy(&text[..length]).into_owned());
+        }
+        all
+    }
+
+    #[test]
+    fn only_ready_reaches_the_supervisor() {
+        let directory = tempfile::tempdir().unwrap();
+        let (socket, supervisor) = supervisor(directory.path());
+        let state = directory.path().join("state");
+        std::fs::create_dir(&state).unwrap();
+        assert!(Notify::listen(&supervisor, &state, 7).unwrap().is_none());
+        make_directory(&state).unwrap();
+        let notify = Notify::listen(&supervisor, &state, 7).unwrap().unwrap();
+        let container = UnixDatagram::unbound().unwrap();
+        container.connect(state.join("notify/notify.sock")).unwrap();
+        container.send(b"MAINPID=1\nSTATUS=evil").unwrap();
+        assert!(!notify.hear().unwrap());
+        assert!(heard(&socket).is_empty());
+        container.send(b"STATUS=up\nREADY=1\nMAINPID=1").unwrap();
+        // The barrier's pipe closes when the supervisor drops the message that carries it.
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            while all.len() < 3 {
+                all.extend(heard(&socket));
+            }
+            all
+        });
+        assert!(notify.hear().unwrap());
+        assert_eq!(
+            reader.join().unwrap(),
+            ["READY=1", "MAINPID=7", "BARRIER=1"]
+        );
+    }
+
+    #[test]
+    fn the_container_gets_a_mount_and_a_variable() {
+        let mut spec = Spec::default();
+        add_to(&mut spec, Path::new("/run/x/c1")).unwrap();
+        let mount = spec.mounts().as_ref().unwrap().last().unwrap().clone();
+        assert_eq!(
+            mount.source().as_deref(),
+            Some(Path::new("/run/x/c1/notify"))
+        );
+        assert!(mount.options().as_ref().unwrap().contains(&"ro".to_owned()));
+        let env = spec.process().as_ref().unwrap().env().clone().unwrap();
+        assert_eq!(env.last().unwrap(), "NOTIFY_SOCKET=/run/notify/notify.sock");
+    }
+}
