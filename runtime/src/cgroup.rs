@@ -34,6 +34,7 @@ mod create;
 mod device_program;
 mod devices;
 mod directory;
+mod entrance;
 mod freeze;
 mod kill;
 mod limits;
@@ -45,6 +46,7 @@ mod oom;
 mod statistics;
 
 pub use container::ContainerGroup;
+pub use entrance::{Below, Entrance};
 pub use freeze::Freeze;
 pub use location::{Driver, Location, Surroundings, Unit};
 pub use oom::OomWatch;

@@ -18,6 +18,7 @@ mod list;
 mod log;
 mod options;
 mod pause;
+mod preserved;
 mod ps;
 mod run;
 mod seal;

@@ -63,6 +63,22 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The terminal of the program, if it has one.
+    pub fn terminal(&self) -> Option<&Terminal> {
+        self.steps.iter().find_map(|step| match step {
+            Step::Terminal(terminal) => Some(terminal),
+            _ => None,
+        })
+    }
+
+    /// Tells the program of `count` descriptors from 3 on, as sd_listen_fds(3) reads it. Before the filter: it may know
+    /// nothing of what only init does.
+    pub fn listen(&mut self, count: u32, names: Option<String>) {
+        let find = |step: &Step| matches!(step, Step::FindProgram { .. });
+        let at = self.steps.iter().position(find).unwrap_or(0);
+        self.steps.insert(at, Step::Listen { count, names });
+    }
+
     /// args[0], for messages.
     pub fn entrypoint(&self) -> &str {
         let args = self.steps.iter().find_map(|step| match step {

@@ -58,6 +58,11 @@ impl ContainerGroup {
         self.group.as_ref()
     }
 
+    /// Whether nobody asked for the group, so that the container may do without.
+    pub(super) fn is_optional(&self) -> bool {
+        matches!(self.location, Location::Path { optional: true, .. })
+    }
+
     /// Refuses a group that holds somebody's processes or is frozen. To be called before the container is
     /// recorded, because whoever finds the record may kill what is in the group.
     pub fn refuse_occupied(&self) -> Result<(), StepError> {

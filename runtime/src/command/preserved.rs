@@ -1,0 +1,99 @@
+//! `--preserve-fds` and sd_listen_fds(3): descriptors of the caller's that reach the program, and no others.
+
+use std::os::fd::OwnedFd;
+
+use super::options::{Given, Opt};
+use crate::StepError;
+use crate::error::Context;
+use crate::plan::Plan;
+
+pub(super) const OPTION: Opt = Opt::value(
+    "preserve-fds",
+    "COUNT",
+    "Give the program so many of the caller's descriptors, from 3 on.",
+);
+
+/// A socket activation by systemd, if this process is meant by it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Activation {
+    count: u32,
+    names: Option<String>,
+}
+
+impl Activation {
+    /// From LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES.
+    pub(super) fn of_environment() -> Result<Option<Activation>, StepError> {
+        let value = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let (Some(count), pid) = (value("LISTEN_FDS"), value("LISTEN_PID")) else {
+            return Ok(None);
+        };
+        Activation::read(&count, pid.as_deref(), value("LISTEN_FDNAMES"), std::process::id())
+    }
+
+    /// A variable that was meant for another process, an ancestor, says nothing of this one's descriptors.
+    fn read(
+        count: &str,
+        pid: Option<&str>,
+        names: Option<String>,
+        own: u32,
+    ) -> Result<Option<Activation>, StepError> {
+        if pid.is_some_and(|pid| pid.parse() != Ok(own)) {
+            return Ok(None);
+        }
+        let count = count.parse().map_err(|_| {
+            StepError::refused("read", "LISTEN_FDS", format!("{count:?} is not a number"))
+        })?;
+        Ok((count > 0).then_some(Activation { count, names }))
+    }
+
+    /// Tells the program.
+    pub(super) fn announce(self, plan: &mut Plan) {
+        plan.listen(self.count, self.names);
+    }
+}
+
+/// The descriptors that `--preserve-fds` names. No program that this one starts meanwhile, a hook, gets any.
+pub(super) fn take(given: &Given) -> Result<Vec<OwnedFd>, StepError> {
+    take_with(given, None)
+}
+
+/// As [`take`], those of the activation first.
+pub(super) fn take_with(
+    given: &Given,
+    activation: Option<&Activation>,
+) -> Result<Vec<OwnedFd>, StepError> {
+    let asked = given.parsed::<u32>("preserve-fds", "a number of descriptors")?;
+    let asked = asked.unwrap_or(0);
+    let count = asked.saturating_add(activation.map_or(0, |activation| activation.count));
+    let taken = longshore_sys::duplicate_inherited(count).map_err(|errno| StepError {
+        errno: Some(errno.raw_os_error()),
+        ..StepError::refused(
+            "preserve descriptors",
+            format!("3 to {}", u64::from(count) + 2),
+            "not all of them are open in this program; open them or preserve fewer",
+        )
+    })?;
+    longshore_sys::close_all_on_exec().context("close on exec", "descriptors")?;
+    Ok(taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_activation_is_for_one_process() {
+        let read = |count: &str, pid: Option<&str>| Activation::read(count, pid, None, 7);
+        let two = Activation {
+            count: 2,
+            names: None,
+        };
+        assert_eq!(read("2", Some("7")).unwrap(), Some(two.clone()));
+        assert_eq!(read("2", None).unwrap(), Some(two));
+        assert_eq!(read("2", Some("8")).unwrap(), None);
+        assert_eq!(read("2", Some("x")).unwrap(), None);
+        assert_eq!(read("0", Some("7")).unwrap(), None);
+        assert!(read("-1", Some("7")).is_err());
+        assert!(read("two", None).is_err());
+    }
+}
