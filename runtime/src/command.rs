@@ -11,6 +11,7 @@ mod container;
 mod create;
 mod creation;
 mod delete;
+mod exec;
 mod features;
 mod global;
 mod kill;
@@ -54,10 +55,11 @@ pub(crate) struct Command {
     run: fn(&Globals, &Given) -> Result<u8, StepError>,
 }
 
-const COMMANDS: [&Command; 12] = [
+const COMMANDS: [&Command; 13] = [
     &create::COMMAND,
     &start::COMMAND,
     &run::COMMAND,
+    &exec::COMMAND,
     &state::COMMAND,
     &kill::COMMAND,
     &delete::COMMAND,

@@ -22,6 +22,7 @@ use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, wa
 
 use crate::StepError;
 use crate::error::Context;
+use crate::notify::Notify;
 use relay::Relay;
 
 /// What is this program's own business: its children's end, its own faults.
@@ -60,20 +61,26 @@ impl Foreground {
     }
 
     /// Stays until the process has ended, which must be a child: its exit status, 128 and the signal if one ended it.
-    /// `terminal` is its master.
+    /// `terminal` is its master; what it says to `notify` is passed on.
     pub(crate) fn attend(
         self,
         process: BorrowedFd<'_>,
         terminal: Option<OwnedFd>,
+        mut notify: Option<Notify>,
     ) -> Result<u8, StepError> {
         let mut relay = terminal.map(Relay::new).transpose()?;
         loop {
-            let ready = self.poll(process, relay.as_ref())?;
+            let ended = self.poll(process, relay.as_ref(), notify.as_ref())?;
             if let Some(relay) = &mut relay {
                 relay.carry();
             }
             self.forward(process, relay.as_ref())?;
-            if ready {
+            if let Some(said) = &notify
+                && said.hear()?
+            {
+                notify = None;
+            }
+            if ended {
                 break;
             }
         }
@@ -87,11 +94,17 @@ impl Foreground {
     }
 
     /// Waits until something is to be done; whether the process has ended.
-    fn poll(&self, process: BorrowedFd<'_>, relay: Option<&Relay>) -> Result<bool, StepError> {
+    fn poll(
+        &self,
+        process: BorrowedFd<'_>,
+        relay: Option<&Relay>,
+        notify: Option<&Notify>,
+    ) -> Result<bool, StepError> {
         let mut all = vec![
             PollFd::from_borrowed_fd(process, PollFlags::IN),
             PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN),
         ];
+        all.extend(notify.map(|notify| PollFd::new(notify, PollFlags::IN)));
         all.extend(relay.into_iter().flat_map(Relay::wants));
         rustix::io::retry_on_intr(|| poll(&mut all, None)).context("poll", "process")?;
         Ok(!all[0].revents().is_empty())

@@ -91,7 +91,6 @@ struct Walk {
     /// None once it is the container's root.
     host_root: Option<Root>,
     /// The container's first process, whose namespaces are joined.
-    #[allow(dead_code)] // Until `exec` is there.
     container: Option<OwnedFd>,
     /// The user namespace forbids setgroups(2).
     setgroups_denied: bool,
@@ -118,6 +117,7 @@ impl Walk {
             container,
             null,
             trees,
+            preserved,
             door,
         } = descriptors;
         Walk {
@@ -127,7 +127,7 @@ impl Walk {
             host_root: root,
             container,
             setgroups_denied: false,
-            preserved: Vec::new(),
+            preserved,
             root: None,
             proc: None,
             null: null.map(filesystem::Stamp::new),
@@ -183,9 +183,15 @@ impl Walk {
             Step::Label { kind, text } => self.proc()?.write_label(*kind, text),
             Step::Sysctl { path, value } => self.proc()?.write_sysctl(path, value),
             Step::Join(joined) => namespace::join(joined),
+            Step::JoinContainer(namespaces) => {
+                let container = self.container.take();
+                let container =
+                    container.ok_or_else(|| out_of_order("join", Path::new("container")))?;
+                namespace::join_container(&container, namespaces)
+            }
             Step::NewTimeNamespace(offsets) => namespace::new_time(offsets),
             Step::BecomeBuilder => {
-                self.setgroups_denied = namespace::become_builder()?;
+                self.setgroups_denied = namespace::become_builder(self.proc.as_ref())?;
                 Ok(())
             }
             Step::NewCgroupNamespace => {

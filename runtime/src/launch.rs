@@ -32,7 +32,7 @@ use rustix::process::{
 };
 
 use crate::StepError;
-use crate::cgroup::ContainerGroup;
+use crate::cgroup::{ContainerGroup, Entrance};
 use crate::error::Context;
 use crate::init::{self, Descriptors, FromInit, Shape, Talk, ToInit};
 use crate::plan::{Namespace, Plan};
@@ -48,18 +48,29 @@ pub(crate) type Environment<'a> = dyn FnMut(u32) -> Result<(), StepError> + 'a;
 /// What a container's first process is made from.
 pub(crate) struct NewInit<'a> {
     pub(crate) plan: &'a Plan,
-    /// Where the first child is admitted; it has been prepared.
-    pub(crate) group: &'a ContainerGroup,
+    /// Where the first child is admitted.
+    pub(crate) admission: Admission<'a>,
     /// None: the root of the namespace that the plan joins.
     pub(crate) root: Option<Root>,
     /// A pidfd of the container's first process, if namespaces of it are joined.
     pub(crate) container: Option<OwnedFd>,
     /// Becomes standard input, output and error.
     pub(crate) stdio: [OwnedFd; 3],
+    /// Become the program's from 3 on.
+    pub(crate) preserved: Vec<OwnedFd>,
     /// Where init waits for `start`.
     pub(crate) door: Door,
     /// Called at [`Step::AwaitEnvironment`](crate::plan::Step::AwaitEnvironment), if the plan has it.
     pub(crate) environment: &'a mut Environment<'a>,
+}
+
+/// How the first child comes into its cgroup.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Admission<'a> {
+    /// The container's first process; the group has been prepared.
+    First(&'a ContainerGroup),
+    /// One more process of a container that runs.
+    Join(&'a Entrance),
 }
 
 /// Init from its parent's side: it waits before execve.
@@ -77,17 +88,21 @@ impl NewInit<'_> {
     pub(crate) fn launch(self) -> Result<Init, StepError> {
         let NewInit {
             plan,
-            group,
+            admission,
             root,
             container,
             stdio,
+            preserved,
             door,
             environment,
         } = self;
         let (ours, theirs) = Talk::pair().context("make", "socket pair")?;
         let (null, trees) = init::open(&plan.opened)?;
         user::own_pipes(plan, &stdio)?;
-        let directory = group.clone_fd()?;
+        let directory = match admission {
+            Admission::First(group) => group.clone_fd()?,
+            Admission::Join(entrance) => entrance.clone_fd()?,
+        };
         let forked = clone3(&first(plan), directory.as_ref().map(AsFd::as_fd));
         match forked.context("clone", "init")? {
             Forked::Parent { pid, pidfd } => {
@@ -99,7 +114,7 @@ impl NewInit<'_> {
                 };
                 // The child holds the only other end: if it dies, its parent hears end of file.
                 drop(theirs);
-                match init.bring_up(plan, group, environment) {
+                match init.bring_up(plan, admission, environment) {
                     Ok(()) => Ok(init),
                     Err(error) => {
                         init.end();
@@ -112,6 +127,7 @@ impl NewInit<'_> {
             Forked::Child => {
                 let (kept, shape) = Descriptors {
                     stdio,
+                    preserved,
                     talk: theirs,
                     root,
                     container,
@@ -133,11 +149,14 @@ impl Init {
     fn bring_up(
         &mut self,
         plan: &Plan,
-        group: &ContainerGroup,
+        admission: Admission<'_>,
         environment: &mut Environment<'_>,
     ) -> Result<(), StepError> {
         // v2: the child was born in its group. Elsewhere it waits until it has been brought in.
-        group.admit(self.pid, plan.resources.as_ref())?;
+        match admission {
+            Admission::First(group) => group.admit(self.pid, plan.resources.as_ref())?,
+            Admission::Join(entrance) => entrance.admit(self.pid)?,
+        }
         let staged = !plan.stage.is_empty();
         let user = |of_stage: bool| plan.user.as_ref().filter(|user| user.of_stage == of_stage);
         if let Some(user) = user(staged) {
@@ -252,7 +271,7 @@ fn ended(said: Option<FromInit>) -> StepError {
 impl std::fmt::Debug for NewInit<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("NewInit")
-            .field("group", &self.group)
+            .field("admission", &self.admission)
             .field("root", &self.root)
             .field("door", &self.door)
             .finish_non_exhaustive()

@@ -13,7 +13,7 @@
 use std::ffi::OsString;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -85,9 +85,9 @@ pub(crate) fn add_to(spec: &mut Spec, state: &Path) -> Result<(), StepError> {
     Ok(())
 }
 
-/// Makes the directory that [`add_to`] mounts. `state` is a path of the state directory.
-pub(crate) fn make_directory(state: &Path) -> Result<(), StepError> {
-    let path = state.join(DIRECTORY);
+/// Makes the directory that [`add_to`] mounts, in the state directory.
+pub(crate) fn make_directory(state: BorrowedFd<'_>) -> Result<(), StepError> {
+    let path = below(state, DIRECTORY);
     std::fs::create_dir(&path)
         .and_then(|()| std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)))
         .context("make directory", path.display())
@@ -102,19 +102,18 @@ pub(crate) struct Notify {
 }
 
 impl Notify {
-    /// Listens, before the program runs. `state` is a path of the state directory, short enough for a socket's
-    /// address; `pid` is what the supervisor shall take for the main process. None if the container has no such
-    /// directory: it was made when there was no supervisor.
+    /// Listens, before the program runs. `pid` is what the supervisor shall take for the main process. None if the
+    /// container's state has no such directory: it was made when there was no supervisor.
     pub(crate) fn listen(
         supervisor: &Supervisor,
-        state: &Path,
+        state: BorrowedFd<'_>,
         pid: u32,
     ) -> Result<Option<Notify>, StepError> {
-        let directory = state.join(DIRECTORY);
+        let directory = below(state, DIRECTORY);
         if !directory.is_dir() {
             return Ok(None);
         }
-        let path: PathBuf = directory.join(SOCKET);
+        let path = directory.join(SOCKET);
         let bind = || {
             let socket = UnixDatagram::bind(&path)?;
             // Whatever user the container's program is.
@@ -197,6 +196,11 @@ impl AsFd for Notify {
     }
 }
 
+/// Short enough for a socket's address, wherever the directory lies.
+fn below(directory: BorrowedFd<'_>, name: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))
+}
+
 fn wait_for_close(read: &OwnedFd) {
     let patience = Timespec {
         tv_sec: BARRIER_PATIENCE.as_secs() as i64,
@@ -236,13 +240,15 @@ mod tests {
     fn only_ready_reaches_the_supervisor() {
         let directory = tempfile::tempdir().unwrap();
         let (socket, supervisor) = supervisor(directory.path());
-        let state = directory.path().join("state");
-        std::fs::create_dir(&state).unwrap();
-        assert!(Notify::listen(&supervisor, &state, 7).unwrap().is_none());
-        make_directory(&state).unwrap();
-        let notify = Notify::listen(&supervisor, &state, 7).unwrap().unwrap();
+        let path = directory.path().join("state");
+        std::fs::create_dir(&path).unwrap();
+        let state = std::fs::File::open(&path).unwrap();
+        let listen = || Notify::listen(&supervisor, state.as_fd(), 7).unwrap();
+        assert!(listen().is_none());
+        make_directory(state.as_fd()).unwrap();
+        let notify = listen().unwrap();
         let container = UnixDatagram::unbound().unwrap();
-        container.connect(state.join("notify/notify.sock")).unwrap();
+        container.connect(path.join("notify/notify.sock")).unwrap();
         container.send(b"MAINPID=1\nSTATUS=evil").unwrap();
         assert!(!notify.hear().unwrap());
         assert!(heard(&socket).is_empty());

@@ -39,7 +39,8 @@ impl FromStr for Below {
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         let bad = |part: &&str| matches!(*part, "." | "..") || part.contains(char::is_control);
         if path.is_empty() || parts.iter().any(bad) || controllers.iter().any(String::is_empty) {
-            let cause = "it must read PATH or CONTROLLER,...:PATH, and the path leads nowhere but down";
+            let cause =
+                "it must read PATH or CONTROLLER,...:PATH, and the path leads nowhere but down";
             return Err(refused(STEP, format!("{text:?}"), cause));
         }
         Ok(Below {
@@ -85,7 +86,7 @@ impl ContainerGroup {
 }
 
 impl Entrance {
-    /// For CLONE_INTO_CGROUP; None where the process enters by `join`.
+    /// For CLONE_INTO_CGROUP; None where the process enters by `admit`.
     pub fn clone_fd(&self) -> Result<Option<OwnedFd>, StepError> {
         match self.groups.first().filter(|_| self.unified) {
             Some(group) => Ok(self.open(group)?.map(Directory::into_fd)),
@@ -94,11 +95,13 @@ impl Entrance {
     }
 
     /// Moves a process in that was not born there. On error it may be in some hierarchies already: end it.
-    pub fn join(&self, pid: u32) -> Result<(), StepError> {
+    pub fn admit(&self, pid: u32) -> Result<(), StepError> {
+        if self.unified {
+            return Ok(());
+        }
         for group in &self.groups {
             if let Some(directory) = self.open(group)? {
-                let remedy = "EBUSY: the group has children (v2) and a process must enter one of those; ENOSPC: its \
-                              cpuset is empty";
+                let remedy = "ENOSPC: its cpuset is empty; ESRCH: the process has ended";
                 directory.write("cgroup.procs", &pid.to_string(), remedy)?;
             }
         }
@@ -109,7 +112,12 @@ impl Entrance {
         match Directory::root(root)?.open(path)? {
             None if !self.optional => {
                 let remedy = "the container has no such group";
-                Err(failed("enter cgroup", &root.join(path), Errno::NOENT, remedy))
+                Err(failed(
+                    "enter cgroup",
+                    &root.join(path),
+                    Errno::NOENT,
+                    remedy,
+                ))
             }
             other => Ok(other),
         }
@@ -132,7 +140,10 @@ fn v1(
         let named = |one: &&Below| {
             one.controllers.is_empty() || one.controllers.iter().any(|name| names.contains(name))
         };
-        let path = below.iter().rfind(named).map_or("", |one| one.path.as_str());
+        let path = below
+            .iter()
+            .rfind(named)
+            .map_or("", |one| one.path.as_str());
         (point.clone(), join(&group.path, path))
     };
     Ok(hierarchies.iter().map(of_hierarchy).collect())
@@ -156,7 +167,9 @@ fn or_of_init(group: &Group, root: &Path, init: u32) -> Result<String, StepError
     let Some(directory) = Directory::root(root)?.open(&own)? else {
         return Ok(own);
     };
-    let handed_down = directory.read("cgroup.subtree_control")?.unwrap_or_default();
+    let handed_down = directory
+        .read("cgroup.subtree_control")?
+        .unwrap_or_default();
     if handed_down.trim().is_empty() {
         return Ok(own);
     }
@@ -193,7 +206,17 @@ mod tests {
 
     #[test]
     fn nobody_leaves_the_containers_group() {
-        for bad in ["", "..", "a/../..", "memory:..", "memory:", ":a", "cpu,:a", "./a", "a\nb"] {
+        for bad in [
+            "",
+            "..",
+            "a/../..",
+            "memory:..",
+            "memory:",
+            ":a",
+            "cpu,:a",
+            "./a",
+            "a\nb",
+        ] {
             assert!(bad.parse::<Below>().is_err(), "{bad:?}");
         }
         for (good, shown) in [

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::global::Globals;
 use crate::StepError;
 use crate::cgroup::{ContainerGroup, Freeze};
+use crate::notify::{Notify, Supervisor};
 use crate::state::{OCI_VERSION, Record, StateDirectory, Status};
 
 /// How long killed processes may take to be gone; one in uninterruptible sleep takes as long as its disk.
@@ -60,6 +61,17 @@ impl Container {
         match pidfd_send_signal(pidfd.as_fd(), signal) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(errno) => Err(StepError::io("signal container", &self.record.id, errno)),
+        }
+    }
+
+    /// Listens to what the program will say to this process's supervisor, if there is one and the container was made
+    /// for one.
+    pub(super) fn listen(&self) -> Result<Option<Notify>, StepError> {
+        match (Supervisor::of_environment(), self.record.init) {
+            (Some(supervisor), Some(init)) => {
+                Notify::listen(&supervisor, self.directory.as_fd(), init.pid)
+            }
+            _ => Ok(None),
         }
     }
 

@@ -4,6 +4,7 @@ use super::Command;
 use super::creation::{self, Manner, Starter};
 use super::global::Globals;
 use super::options::{Arguments, Given};
+use super::preserved;
 use crate::StepError;
 
 pub(super) const COMMAND: Command = Command {
@@ -17,6 +18,7 @@ of this runtime stays. The spec is kept as it is now; what becomes of config.jso
         creation::CONSOLE_SOCKET,
         creation::NO_NEW_KEYRING,
         creation::PID_FILE,
+        preserved::OPTION,
     ],
     arguments: Arguments::ID,
     enters: true,

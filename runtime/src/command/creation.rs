@@ -11,22 +11,24 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Process, Spec};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::delete::destroy;
 use super::global::Globals;
 use super::options::{Given, Opt};
+use super::preserved::{self, Activation};
 use crate::StepError;
 use crate::cgroup::{ContainerGroup, Location, Surroundings};
 use crate::clock::rfc3339;
 use crate::console::{self, ConsoleSocket};
 use crate::error::Context;
-use crate::launch::{self, Door, Init, NewInit};
+use crate::launch::{self, Admission, Door, Init, NewInit};
+use crate::notify::{self, Supervisor};
 use crate::pid_file;
 use crate::plan::{HostFacts, Plan, Step};
-use crate::record::{Phase, Process};
+use crate::record::{self, Phase};
 use crate::spec::{self, CONFIG, Config};
 use crate::state::{Lock, Record, StateDirectory, VERSION};
 
@@ -82,15 +84,26 @@ pub(super) fn create(
     given: &Given,
     manner: Manner,
 ) -> Result<Created, StepError> {
+    let activation = Activation::of_environment()?;
+    let preserved = preserved::take(given, activation.as_ref())?;
     let id = given.id()?;
     crate::state::check_id(id)?;
     let bundle = bundle(given)?;
-    let config = read(&bundle, given)?;
-    let socket = console_socket(given, &config.spec, manner.detached)?;
+    let mut config = read(&bundle, given)?;
+    let process = config.spec.process().as_ref();
+    let terminal = process.and_then(Process::terminal) == Some(true);
+    let socket = console_socket(given, terminal, manner.detached)?;
+    let supervised = Supervisor::of_environment().is_some();
+    if supervised {
+        notify::add_to(&mut config.spec, &globals.root.path().join(id))?;
+    }
     let root = root_of(&config.spec, &bundle);
     let mut plan = plan(globals, id, &config)?;
     if given.has("no-new-keyring") {
         plan.steps.retain(|step| *step != Step::NewSessionKeyring);
+    }
+    if let Some(activation) = activation {
+        activation.announce(&mut plan);
     }
     let (directory, lock) = globals.root.make(id)?;
     let mut record = record(globals, id, bundle, root, &config, &plan);
@@ -100,8 +113,9 @@ pub(super) fn create(
         plan: &plan,
         config: &config,
         starter: manner.starter,
+        supervised,
     }
-    .make(given, socket);
+    .make(given, socket, preserved);
     match made {
         Ok(init) => Ok(Created {
             directory,
@@ -220,22 +234,32 @@ struct Making<'a> {
     plan: &'a Plan,
     config: &'a Config,
     starter: Starter,
+    supervised: bool,
 }
 
 impl Making<'_> {
-    fn make(self, given: &Given, socket: Option<ConsoleSocket>) -> Result<Init, StepError> {
+    fn make(
+        self,
+        given: &Given,
+        socket: Option<ConsoleSocket>,
+        preserved: Vec<OwnedFd>,
+    ) -> Result<Init, StepError> {
         let group = ContainerGroup::open(&self.plan.cgroup)?;
         // Before the record: whoever finds the record may remove the group.
         group.refuse_occupied()?;
         self.directory.write_config(&self.config.text)?;
         self.directory.write(self.record)?;
+        if self.supervised {
+            notify::make_directory(self.directory.as_fd())?;
+        }
         group.prepare(self.plan.resources.as_ref())?;
         let new = NewInit {
             plan: self.plan,
-            group: &group,
+            admission: Admission::First(&group),
             root: Some(launch::Root::at(&self.record.rootfs)?),
             container: None,
-            stdio: [own(0)?, own(1)?, own(2)?],
+            stdio: own_stdio()?,
+            preserved,
             door: match self.starter {
                 Starter::Creator => Door::Parent,
                 Starter::Another => Door::in_directory(self.directory.as_fd())?,
@@ -244,7 +268,7 @@ impl Making<'_> {
         };
         let mut init = new.launch()?;
         hand_over(&mut init, socket).inspect_err(|_| init.end())?;
-        let process = Process::of_pid(init.pid).inspect_err(|_| init.end())?;
+        let process = record::Process::of_pid(init.pid).inspect_err(|_| init.end())?;
         self.record.init = Some(process);
         // Whoever starts it itself writes this once, when it does.
         if self.starter == Starter::Another {
@@ -259,25 +283,21 @@ impl Making<'_> {
 }
 
 /// Connected before anything is made, so that a wrong path costs nothing.
-fn console_socket(
+pub(super) fn console_socket(
     given: &Given,
-    spec: &Spec,
+    terminal: bool,
     detached: bool,
 ) -> Result<Option<ConsoleSocket>, StepError> {
     let path = given
         .value("console-socket")
         .filter(|path| !path.is_empty());
     let path = path.map(Path::new);
-    let terminal = spec
-        .process()
-        .as_ref()
-        .and_then(|process| process.terminal());
-    console::check(detached, terminal == Some(true), path)?;
+    console::check(detached, terminal, path)?;
     path.map(ConsoleSocket::connect).transpose()
 }
 
 /// The master of the terminal goes to the socket; without one it stays with init's parent.
-fn hand_over(init: &mut Init, socket: Option<ConsoleSocket>) -> Result<(), StepError> {
+pub(super) fn hand_over(init: &mut Init, socket: Option<ConsoleSocket>) -> Result<(), StepError> {
     match socket {
         Some(socket) => match init.terminal.take() {
             Some(master) => socket.send(master.as_fd()),
@@ -285,6 +305,11 @@ fn hand_over(init: &mut Init, socket: Option<ConsoleSocket>) -> Result<(), StepE
         },
         None => Ok(()),
     }
+}
+
+/// Copies of this program's standard input, output and error.
+pub(super) fn own_stdio() -> Result<[OwnedFd; 3], StepError> {
+    Ok([own(0)?, own(1)?, own(2)?])
 }
 
 /// A copy of a standard descriptor for init; one that is closed becomes the null device.

@@ -27,7 +27,12 @@ impl Activation {
         let (Some(count), pid) = (value("LISTEN_FDS"), value("LISTEN_PID")) else {
             return Ok(None);
         };
-        Activation::read(&count, pid.as_deref(), value("LISTEN_FDNAMES"), std::process::id())
+        Activation::read(
+            &count,
+            pid.as_deref(),
+            value("LISTEN_FDNAMES"),
+            std::process::id(),
+        )
     }
 
     /// A variable that was meant for another process, an ancestor, says nothing of this one's descriptors.
@@ -52,13 +57,9 @@ impl Activation {
     }
 }
 
-/// The descriptors that `--preserve-fds` names. No program that this one starts meanwhile, a hook, gets any.
-pub(super) fn take(given: &Given) -> Result<Vec<OwnedFd>, StepError> {
-    take_with(given, None)
-}
-
-/// As [`take`], those of the activation first.
-pub(super) fn take_with(
+/// The descriptors that the activation and `--preserve-fds` name. No program that this one starts meanwhile, a hook,
+/// gets any.
+pub(super) fn take(
     given: &Given,
     activation: Option<&Activation>,
 ) -> Result<Vec<OwnedFd>, StepError> {

@@ -7,8 +7,10 @@ use super::creation::{self, Created, Manner, Starter};
 use super::delete::destroy;
 use super::global::Globals;
 use super::options::{Arguments, Given, Opt};
+use super::preserved;
 use crate::StepError;
 use crate::foreground::Foreground;
+use crate::notify::{Notify, Supervisor};
 use crate::record::Phase;
 
 pub(super) const COMMAND: Command = Command {
@@ -22,6 +24,7 @@ With --detach the command returns once the program runs, and the container stays
         creation::CONSOLE_SOCKET,
         creation::NO_NEW_KEYRING,
         creation::PID_FILE,
+        preserved::OPTION,
         Opt::switch("detach", "Do not wait for the end.").or('d'),
         Opt::switch(
             "no-subreaper",
@@ -45,7 +48,12 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
         false => Some(Foreground::new()?),
     };
     let mut created = creation::create(globals, given, manner)?;
-    if let Err(error) = start(&mut created) {
+    let notify = listen(&created);
+    if let Err(error) = notify
+        .as_ref()
+        .map_err(Clone::clone)
+        .and_then(|_| start(&mut created))
+    {
         created.init.end();
         let Created {
             directory,
@@ -55,7 +63,11 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
         } = created;
         return Err(creation::undo(&directory, record, lock, error));
     }
+    let notify = notify?;
     let Some(foreground) = foreground else {
+        if let Some(notify) = notify {
+            notify.wait(created.init.pidfd.as_fd())?;
+        }
         return Ok(0);
     };
     let Created {
@@ -66,13 +78,21 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
     } = created;
     // Others may signal, update or delete it meanwhile.
     drop(lock);
-    let status = foreground.attend(init.pidfd.as_fd(), init.terminal)?;
+    let status = foreground.attend(init.pidfd.as_fd(), init.terminal, notify)?;
     if !given.has("keep") {
         let lock = directory.lock(super::container::PATIENCE)?;
         let record = directory.record()?;
         destroy(&directory, record, lock)?;
     }
     Ok(status)
+}
+
+/// Before the program runs.
+fn listen(created: &Created) -> Result<Option<Notify>, StepError> {
+    let Some(supervisor) = Supervisor::of_environment() else {
+        return Ok(None);
+    };
+    Notify::listen(&supervisor, created.directory.as_fd(), created.init.pid)
 }
 
 fn start(created: &mut Created) -> Result<(), StepError> {

@@ -15,7 +15,8 @@ use crate::state::Status;
 pub(super) const COMMAND: Command = Command {
     name: "start",
     about: "Run the program of a container that was created",
-    details: "It returns once the program runs, or tells why it does not.",
+    details: "It returns once the program runs, or tells why it does not. If NOTIFY_SOCKET was set at create and is set now,
+it returns once the program has said there that it is ready, or has ended.",
     options: &[],
     arguments: Arguments::ID,
     enters: false,
@@ -51,8 +52,16 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
     // Before it is told: what may run is never recorded as what only waits.
     container.record.phase = Phase::Running;
     container.directory.write(&container.record)?;
+    let notify = container.listen()?;
     match launch::start(container.directory.as_fd(), &entrypoint)? {
-        Some(()) => Ok(0),
+        Some(()) => {
+            if let (Some(notify), Some(init)) = (notify, container.record.init)
+                && let Some(pidfd) = init.open()?
+            {
+                notify.wait(pidfd.as_fd())?;
+            }
+            Ok(0)
+        }
         None => Err(StepError::refused(
             "start container",
             &container.record.id,

@@ -11,6 +11,8 @@ use crate::launch::{Door, Root};
 pub(crate) struct Descriptors {
     /// Becomes standard input, output and error.
     pub(crate) stdio: [OwnedFd; 3],
+    /// Become the program's descriptors from 3 on.
+    pub(crate) preserved: Vec<OwnedFd>,
     /// Init's end of the talk with its parent.
     pub(crate) talk: Talk,
     /// The container's root. None: the one of the namespace that is joined.
@@ -33,6 +35,7 @@ pub(crate) struct Shape {
     null: bool,
     listener: bool,
     trees: usize,
+    preserved: usize,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -64,11 +67,13 @@ impl Descriptors {
             null: self.null.is_some(),
             listener: listener.is_some(),
             trees: self.trees.len(),
+            preserved: self.preserved.len(),
         };
         kept.extend(self.container);
         kept.extend(self.null);
         kept.extend(listener);
         kept.extend(self.trees);
+        kept.extend(self.preserved);
         (kept, shape)
     }
 
@@ -88,9 +93,12 @@ impl Descriptors {
         };
         let (container, null) = (next_if(shape.container)?, next_if(shape.null)?);
         let door = next_if(shape.listener)?.map_or(Door::Parent, Door::Listener);
-        let trees: Vec<OwnedFd> = kept.collect();
-        (trees.len() == shape.trees).then_some(Descriptors {
+        let trees: Vec<OwnedFd> = kept.by_ref().take(shape.trees).collect();
+        let preserved: Vec<OwnedFd> = kept.collect();
+        let whole = (trees.len(), preserved.len()) == (shape.trees, shape.preserved);
+        whole.then_some(Descriptors {
             stdio,
+            preserved,
             talk,
             root,
             container,
@@ -121,6 +129,7 @@ mod tests {
                 container: there.then(null),
                 null: there.then(null),
                 trees: (0..trees).map(|_| null()).collect(),
+                preserved: (0..trees).map(|_| null()).collect(),
                 door: if there {
                     Door::Listener(null())
                 } else {
@@ -136,7 +145,8 @@ mod tests {
                     Door::Listener(door) => Some(door.as_raw_fd()),
                     Door::Parent => None,
                 };
-                let trees: Vec<i32> = of.trees.iter().map(OwnedFd::as_raw_fd).collect();
+                let lists = of.trees.iter().chain(&of.preserved);
+                let trees: Vec<i32> = lists.map(OwnedFd::as_raw_fd).collect();
                 let number = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::as_raw_fd);
                 (root, door, number(&of.container), number(&of.null), trees)
             };

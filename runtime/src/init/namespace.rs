@@ -8,6 +8,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{Gid, Uid};
 
+use super::procfs::Procfs;
 use crate::StepError;
 use crate::error::Context;
 use crate::plan::{Joined, Namespace, TimeOffsets};
@@ -45,6 +46,26 @@ fn enter(joined: &Joined, fd: OwnedFd) -> Result<(), StepError> {
         StepError {
             errno: Some(errno as i32),
             ..StepError::refused(STEP, path.display(), cause)
+        }
+    })
+}
+
+/// Joins namespaces of the container that the process of this pidfd is in: all of them or none, and in the right order,
+/// which is the kernel's affair.
+pub(super) fn join_container(
+    container: &OwnedFd,
+    namespaces: &[Namespace],
+) -> Result<(), StepError> {
+    let all = namespaces.iter().copied().map(flag).collect();
+    setns(container.as_fd(), all).map_err(|errno| {
+        let cause = match errno {
+            nix::errno::Errno::ESRCH => "its first process has ended",
+            nix::errno::Errno::EPERM => "no privilege over its namespaces; be who made it, or root",
+            errno => return StepError::io(STEP, "of container", errno),
+        };
+        StepError {
+            errno: Some(errno as i32),
+            ..StepError::refused(STEP, "of container", cause)
         }
     })
 }
@@ -96,34 +117,49 @@ pub(super) fn new_time(offsets: &TimeOffsets) -> Result<(), StepError> {
 
 /// Becomes root of the user namespace that this process is in, or whoever is mapped first where root is not.
 /// Tells whether the namespace forbids setgroups(2).
-pub(super) fn become_builder() -> Result<bool, StepError> {
+///
+/// `proc` is the host's where /proc may be the container's by now.
+pub(super) fn become_builder(proc: Option<&Procfs>) -> Result<bool, StepError> {
     let step = "become root of user namespace";
-    let denied = std::fs::read_to_string("/proc/self/setgroups")
-        .context("read", "/proc/self/setgroups")?
+    let read = |name: &str| match proc {
+        Some(proc) => proc.read_own(name),
+        None => std::fs::read_to_string(Path::new("/proc/self").join(name))
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+    };
+    let denied = read("setgroups")
+        .context("read", "setgroups")?
         .starts_with("deny");
     if !denied {
         rustix::thread::set_thread_groups(&[]).context(step, "groups")?;
     }
-    as_root_or_first("/proc/self/gid_map", |id| {
-        let gid = Gid::from_raw(id);
-        rustix::thread::set_thread_res_gid(gid, gid, gid)
-    })
+    as_root_or_first(
+        || read("gid_map"),
+        |id| {
+            let gid = Gid::from_raw(id);
+            rustix::thread::set_thread_res_gid(gid, gid, gid)
+        },
+    )
     .context(step, "gid")?;
-    as_root_or_first("/proc/self/uid_map", |id| {
-        let uid = Uid::from_raw(id);
-        rustix::thread::set_thread_res_uid(uid, uid, uid)
-    })
+    as_root_or_first(
+        || read("uid_map"),
+        |id| {
+            let uid = Uid::from_raw(id);
+            rustix::thread::set_thread_res_uid(uid, uid, uid)
+        },
+    )
     .context(step, "uid")?;
     Ok(denied)
 }
 
-fn as_root_or_first(map: &str, set: impl Fn(u32) -> Result<(), Errno>) -> Result<(), Errno> {
+fn as_root_or_first(
+    map: impl Fn() -> Result<String, Errno>,
+    set: impl Fn(u32) -> Result<(), Errno>,
+) -> Result<(), Errno> {
     match set(0) {
         Err(Errno::INVAL) => {}
         other => return other,
     }
-    let map = std::fs::read_to_string(map)
-        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    let map = map()?;
     let first = map.split_whitespace().next().and_then(|id| id.parse().ok());
     set(first.ok_or(Errno::INVAL)?)
 }

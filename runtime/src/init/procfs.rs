@@ -40,6 +40,16 @@ impl Procfs {
         Err(StepError::refused("open", path.display(), cause))
     }
 
+    /// Reads a file of this thread's own directory.
+    pub(crate) fn read_own(&self, name: &str) -> Result<String, Errno> {
+        let own = self.open_below("thread-self", OFlags::PATH | OFlags::DIRECTORY, false)?;
+        let file = below(own.as_fd(), Path::new(name), OFlags::RDONLY, true)?;
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut std::fs::File::from(file), &mut text)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        Ok(text)
+    }
+
     /// Writes a file of this thread's own directory.
     pub(crate) fn write_own(&self, name: &str, text: &str) -> Result<(), Errno> {
         // `thread-self` is a symlink by procfs' own making: the path of this thread's directory.

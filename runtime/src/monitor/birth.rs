@@ -11,7 +11,7 @@ use crate::StepError;
 use crate::cgroup::{ContainerGroup, Group};
 use crate::error::Context;
 use crate::init;
-use crate::launch::{Door, Init, NewInit, Root};
+use crate::launch::{Admission, Door, Init, NewInit, Root};
 use crate::record::{Phase, Process, RunDirectory, StateRecord, VERSION};
 use crate::wire::Request;
 
@@ -90,10 +90,11 @@ impl Making<'_> {
         let (stderr, stderr_end) = pipe_with(PipeFlags::CLOEXEC).context("make", "pipe")?;
         let new = NewInit {
             plan: &self.request.plan,
-            group,
+            admission: Admission::First(group),
             root: Some(Root::Mount(root)),
             container: None,
             stdio: [null()?, stdout_end, stderr_end],
+            preserved: Vec::new(),
             door: Door::Parent,
             environment: &mut |_| Ok(()),
         };

@@ -16,6 +16,7 @@ use oci_spec::runtime::{Process, Spec};
 use super::draft::absolute;
 use super::facts::HostFacts;
 use super::label::Labels;
+use super::program::rlimits;
 use super::step::{Namespace, Step};
 use super::{Plan, attribute, label, namespaces, terminal};
 use crate::StepError;
@@ -50,7 +51,7 @@ impl Plan {
         let listed = namespaces::listed(linux)?.into_iter();
         let namespaces: Vec<Namespace> = listed.map(|(kind, _)| kind).collect();
         let other_user = namespaces.contains(&Namespace::User);
-        plan.stage(process, namespaces, &labels)?;
+        plan.stage(process, namespaces, &labels, host)?;
         // Of the container, in which this process is: the root that mount_namespaces(7) gave it.
         plan.steps.push(Step::OpenRoot);
         plan.keyring(&labels);
@@ -67,20 +68,35 @@ impl Plan {
         process: &Process,
         namespaces: Vec<Namespace>,
         labels: &Labels,
+        host: &HostFacts,
     ) -> Result<(), StepError> {
         let (initial, entered) = attribute::of_exec(process)?;
-        // First: from here on no process of the container can look into it (CVE-2016-9962).
-        self.stage.push(Step::Undumpable);
+        // First: from here on no process of the container can look into it (CVE-2016-9962). Who has no privilege
+        // loses the right to its own files in /proc by it, and so does it later, but before it joins.
+        self.stage
+            .extend(host.privileged.then_some(Step::Undumpable));
         self.stage.extend(initial.map(Step::Attribute));
         // Nothing of the exec is done outside of the container's group, and its child is born there.
         self.stage.push(Step::AwaitCgroup);
         self.stage.extend(entered.map(Step::Attribute));
         // The host's: once joined, /proc is what the container says.
-        let writes = process.oom_score_adj().is_some() || !labels.exec.is_empty();
+        let other_user = namespaces.contains(&Namespace::User);
+        let writes = process.oom_score_adj().is_some() || !labels.exec.is_empty() || other_user;
         self.stage.extend(writes.then_some(Step::OpenProc));
         self.stage
             .extend(process.oom_score_adj().map(Step::OomScoreAdj));
+        if other_user {
+            // The container's user namespace has no right to raise them.
+            self.stage.extend(rlimits(process)?);
+        }
+        self.stage
+            .extend((!host.privileged).then_some(Step::Undumpable));
         self.stage.push(Step::JoinContainer(namespaces));
+        if other_user {
+            self.stage.push(Step::BecomeBuilder);
+            // A change of ids makes a process dumpable again.
+            self.stage.push(Step::Undumpable);
+        }
         Ok(())
     }
 }

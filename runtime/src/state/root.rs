@@ -50,7 +50,6 @@ impl Root {
         })
     }
 
-    #[cfg(test)]
     /// Its path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
