@@ -24,12 +24,14 @@ use rustix::mount::{
 };
 use serde_json::{Value, json};
 
-const BUSYBOX: &str = "/bin/busybox";
-const APPLETS: [&str; 24] = [
+pub(crate) const BUSYBOX: &str = "/bin/busybox";
+pub(crate) const APPLETS: [&str; 24] = [
     "sh", "true", "false", "cat", "echo", "id", "env", "pwd", "sleep", "ls", "touch", "kill",
     "hostname", "ip", "head", "dd", "mount", "readlink", "stat", "grep", "umask", "wc", "seq",
     "tail",
 ];
+pub(crate) mod cli;
+
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 pub(crate) struct Host {
@@ -257,7 +259,7 @@ pub(crate) fn write(path: PathBuf, text: &str, mode: u32) {
         .unwrap();
 }
 
-fn base_spec(args: &[&str], cgroup: &str) -> Value {
+pub(crate) fn base_spec(args: &[&str], cgroup: &str) -> Value {
     let capabilities = [
         "CAP_CHOWN",
         "CAP_DAC_OVERRIDE",

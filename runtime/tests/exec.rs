@@ -1,0 +1,315 @@
+//! `exec`: one more process in a running container, and what it must not bring along.
+
+mod support;
+
+use serde_json::json;
+use support::cli::{Bundle, ID};
+use support::eventually;
+
+#[test]
+#[ignore = "needs root"]
+fn it_runs_where_the_container_is() {
+    let bundle = Bundle::running(|_| {});
+    assert_eq!(bundle.exec(&[ID, "echo", "one", "-d"]), "one -d\n");
+    assert_eq!(bundle.exec(&[ID, "hostname"]), "box\n");
+    let own = format!("/proc/{}/ns", bundle.pid());
+    for name in ["mnt", "pid", "net", "ipc", "uts", "cgroup"] {
+        let of_exec = bundle.exec(&[ID, "readlink", &format!("/proc/self/ns/{name}")]);
+        let of_init = std::fs::read_link(format!("{own}/{name}")).unwrap();
+        assert_eq!(of_exec.trim(), of_init.to_str().unwrap());
+    }
+    // Its cgroups are the root of the container's view: of every hierarchy.
+    let groups = bundle.exec(&[ID, "cat", "/proc/self/cgroup"]);
+    let outside = |line: &&str| !line.ends_with(":/") && !line.starts_with("0::");
+    let outside: Vec<&str> = groups.lines().filter(outside).collect();
+    assert!(outside.is_empty(), "{groups}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn its_exit_status_is_the_processs() {
+    let bundle = Bundle::running(|_| {});
+    let status = |script: &str| bundle.run(&["exec", ID, "sh", "-c", script]).status.code();
+    assert_eq!(status("exit 42"), Some(42));
+    assert_eq!(status("kill -9 $$"), Some(137));
+    assert_eq!(status("exit 1"), Some(1));
+    for (args, words) in [
+        (&["exec", ID, "no-such-binary"][..], "no-such-binary"),
+        (&["exec", "-d", ID, "/not.here"], "/not.here"),
+        (&["exec", "nobody", "true"], "nobody"),
+        (
+            &["exec", "--pid-file", "/no/such/pid", ID, "true"],
+            "/no/such/pid",
+        ),
+        (&["exec", "--cwd", "/missing", ID, "true"], "/missing"),
+        (&["exec", "--user", "web", ID, "true"], "web"),
+        (&["exec", ID], "no program to run"),
+    ] {
+        let (status, refusal) = bundle.refusal(args);
+        assert_eq!(status, 255, "{refusal}");
+        assert!(refusal.contains(words), "{refusal} lacks {words}");
+    }
+    eventually("nothing of the failures is left", || {
+        bundle.group().processes().unwrap() == [bundle.pid()]
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn each_option_has_its_effect() {
+    let bundle = Bundle::running(|spec| {
+        spec["process"]["user"] = json!({"uid": 0, "gid": 0, "additionalGids": [7], "umask": 0o27});
+    });
+    let exec = |args: &[&str]| bundle.exec(args).trim().to_owned();
+    assert_eq!(exec(&["--cwd", "/tmp", ID, "pwd"]), "/tmp");
+    assert_eq!(
+        exec(&["-e", "A=1", "--env=A=2", ID, "sh", "-c", "echo $A $PATH"]),
+        "2 /bin"
+    );
+    assert_eq!(
+        exec(&["--user", "33", ID, "sh", "-c", "echo $HOME"]),
+        "/srv/web"
+    );
+    assert_eq!(
+        exec(&[
+            "-u",
+            "1000:1001",
+            "-g",
+            "100",
+            "--additional-gids",
+            "65534",
+            ID,
+            "id",
+            "-G"
+        ]),
+        "1001 100 65534"
+    );
+    assert_eq!(
+        exec(&[ID, "sh", "-c", "id -u; id -G; umask"]),
+        "0\n0 7\n0027"
+    );
+    let status = |args: &[&str], field: &str| {
+        let text = bundle.exec(&[args, &[ID, "cat", "/proc/self/status"]].concat());
+        let line = text.lines().find(|line| line.starts_with(field)).unwrap();
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    assert_eq!(
+        (
+            status(&[], "NoNewPrivs"),
+            status(&["--no-new-privs"], "NoNewPrivs")
+        ),
+        ("0".into(), "1".into())
+    );
+    let raw = 1 << 13;
+    let has = |field: &str| {
+        let set = status(&["--cap", "CAP_NET_RAW", "-c", "CAP_TELEPORT"], field);
+        u64::from_str_radix(&set, 16).unwrap() & raw != 0
+    };
+    assert!(has("CapEff:") && has("CapPrm:") && has("CapBnd:"));
+    // CVE-2022-24769, CVE-2022-29162
+    for args in [&[][..], &["--cap", "CAP_NET_RAW"]] {
+        assert_eq!(status(args, "CapInh:"), "0000000000000000");
+        assert_eq!(status(args, "CapAmb:"), "0000000000000000");
+    }
+    let process = json!({"user": {"uid": 5, "gid": 6}, "args": ["sh", "-c", "id -u; echo $A; echo $TOKEN"],
+        "cwd": "/tmp", "env": ["PATH=/bin", "A=b"]});
+    let file = bundle.write("process.json", &process.to_string());
+    assert_eq!(exec(&["--process", file.to_str().unwrap(), ID]), "5\nb");
+    bundle.exec(&["--pid-file", "pid", ID, "true"]);
+    assert!(
+        std::fs::read_to_string(bundle.path("pid"))
+            .unwrap()
+            .parse::<u32>()
+            .is_ok()
+    );
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_detached_process_stays_and_keeps_its_standard_output() {
+    let bundle = Bundle::running(|_| {});
+    let said = bundle.run(&[
+        "exec",
+        "-d",
+        "--pid-file",
+        "pid",
+        ID,
+        "sh",
+        "-c",
+        "echo here; exec sleep 1000",
+    ]);
+    assert!(said.status.success() && said.stderr.is_empty());
+    let pid: u32 = std::fs::read_to_string(bundle.path("pid"))
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(bundle.group().processes().unwrap().contains(&pid));
+    eventually("its output is in the file that was standard output", || {
+        std::fs::read_to_string(bundle.path("stdout")).unwrap() == "here\n"
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn only_a_container_that_runs_can_be_joined() {
+    let bundle = Bundle::new(|_| {});
+    bundle.ok(&["create", ID]);
+    assert_eq!(bundle.exec(&[ID, "echo", "created"]), "created\n");
+    bundle.ok(&["start", ID]);
+    bundle.ok(&["pause", ID]);
+    let (_, refusal) = bundle.refusal(&["exec", ID, "true"]);
+    assert!(refusal.contains("--ignore-paused"), "{refusal}");
+    let mut waits = bundle
+        .command(&["exec", "--ignore-paused", ID, "true"])
+        .spawn()
+        .unwrap();
+    eventually("it waits in the frozen group", || {
+        bundle.group().processes().unwrap().len() == 2
+    });
+    bundle.ok(&["resume", ID]);
+    assert!(waits.wait().unwrap().success());
+    bundle.ok(&["kill", ID, "KILL"]);
+    eventually("it has stopped", || {
+        bundle.ok(&["state", ID]).contains("\"stopped\"")
+    });
+    let (_, refusal) = bundle.refusal(&["exec", ID, "true"]);
+    assert!(refusal.contains("stopped"), "{refusal}");
+}
+
+/// CVE-2019-5736: what a container can reach of this program is a file in a mount that nobody can write to. (A file that
+/// is being executed cannot be written to either, but only so long.)
+#[test]
+#[ignore = "needs root"]
+fn the_runtime_binary_cannot_be_overwritten_from_a_container() {
+    let sealed = |pid: u32| {
+        let mount = rustix::fs::statvfs(format!("/proc/{pid}/exe")).unwrap();
+        mount.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY)
+    };
+    let bundle = Bundle::new(|_| {});
+    bundle.ok(&["create", ID]);
+    let init = bundle.pid();
+    assert!(sealed(init));
+    bundle.ok(&["start", ID]);
+    bundle.ok(&["pause", ID]);
+    let mut waits = bundle
+        .command(&["exec", "--ignore-paused", ID, "true"])
+        .spawn()
+        .unwrap();
+    let other = || {
+        bundle
+            .group()
+            .processes()
+            .unwrap()
+            .into_iter()
+            .find(|pid| *pid != init)
+    };
+    eventually("it waits in the frozen group", || other().is_some());
+    assert!(sealed(other().unwrap()));
+    bundle.ok(&["resume", ID]);
+    assert!(waits.wait().unwrap().success());
+}
+
+/// CVE-2024-21626: no descriptor of ours is left that the process could enter or reach out through.
+#[test]
+#[ignore = "needs root"]
+fn no_descriptor_of_the_host_is_left_to_leave_by() {
+    let bundle = Bundle::running(|_| {});
+    for number in 3..=20 {
+        let cwd = format!("/proc/self/fd/{number}");
+        let (status, _) = bundle.refusal(&["exec", "--cwd", &cwd, ID, "pwd"]);
+        assert_eq!(status, 255);
+        let program = format!("/proc/self/fd/{number}");
+        let (status, _) = bundle.refusal(&["exec", ID, &program]);
+        assert_eq!(status, 255);
+    }
+    // `ls` itself opens the directory, as 3.
+    assert_eq!(bundle.exec(&[ID, "ls", "/proc/self/fd"]), "0\n1\n2\n3\n");
+    // What the caller has open and does not give away.
+    let leaked = std::fs::File::open(bundle.path("config.json")).unwrap();
+    let inherited = rustix::io::dup(&leaked).unwrap();
+    assert_eq!(bundle.exec(&[ID, "ls", "/proc/self/fd"]), "0\n1\n2\n3\n");
+    drop(inherited);
+}
+
+/// CVE-2016-9962: while it is in the container and still this program, nobody there can look into it.
+#[test]
+#[ignore = "needs root"]
+fn nobody_in_the_container_can_look_into_it_before_it_is_theirs() {
+    // All capabilities: only that the process is not dumpable is in the way of a container's root without
+    // CAP_SYS_PTRACE.
+    let bundle = Bundle::running(|_| {});
+    // A process of the container that looks at every other, again and again, for more than standard descriptors.
+    let look = "while :; do for fd in /proc/[0-9]*/fd/*; do case $fd in /proc/1/*|/proc/$$/*|*/fd/[012]) ;; \
+                *) to=$(readlink $fd) && case $to in /*) echo $fd $to;; esac;; esac; done; done";
+    bundle.ok(&[
+        "exec",
+        "-d",
+        ID,
+        "sh",
+        "-c",
+        &format!("exec > /tmp/seen; {look}"),
+    ]);
+    for _ in 0..50 {
+        bundle.exec(&[ID, "true"]);
+    }
+    let seen = std::fs::read_to_string(bundle.image("tmp/seen")).unwrap();
+    let ours = |line: &&str| !line.ends_with("/bin/busybox") && !line.contains(" /tmp/seen");
+    let ours: Vec<&str> = seen.lines().filter(ours).collect();
+    assert!(ours.is_empty(), "{ours:?}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn only_descriptors_that_are_given_are_kept() {
+    let bundle = Bundle::running(|_| {});
+    bundle.write("given", "hello\n");
+    let program = env!("CARGO_BIN_EXE_longshore-runtime");
+    let state = bundle.path("state");
+    let shell = |script: &str| {
+        let output = std::process::Command::new("/bin/sh")
+            .args(["-c", script])
+            .env("RUNTIME", program)
+            .env("STATE", &state)
+            .current_dir(bundle.path(""))
+            .output()
+            .unwrap();
+        (
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let exec = "exec 3</dev/null 4<given 5<given; $RUNTIME --root $STATE exec";
+    let (out, err) = shell(&format!("{exec} --preserve-fds 2 c1 cat /proc/self/fd/4"));
+    assert_eq!((out.as_str(), err.as_str()), ("hello\n", ""));
+    let (out, _) = shell(&format!("{exec} --preserve-fds=2 c1 ls /proc/self/fd"));
+    assert_eq!(
+        out, "0\n1\n2\n3\n4\n5\n",
+        "5 is the directory that ls reads"
+    );
+    let (_, err) = shell("$RUNTIME --root $STATE exec --preserve-fds 1 c1 true 3<&-");
+    assert!(err.contains("not all of them are open"), "{err}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_group_below_the_containers_can_be_named_and_none_outside() {
+    let bundle = Bundle::running(|_| {});
+    for (outside, words) in [
+        ("..", "nowhere but down"),
+        ("a/../../b", "nowhere but down"),
+        ("nonexistent", "no such group"),
+        ("whaaat:/", "unknown controller"),
+    ] {
+        let (status, refusal) = bundle.refusal(&["exec", "--cgroup", outside, ID, "true"]);
+        assert_eq!(status, 255);
+        assert!(refusal.contains(words), "{refusal} lacks {words}");
+    }
+    bundle.exec(&["--cgroup", "/", ID, "true"]);
+    if !bundle.group().is_v2() {
+        let below = format!("/sys/fs/cgroup/memory/{}/sub", bundle.group().path());
+        std::fs::create_dir(below).unwrap();
+        let groups = bundle.exec(&["--cgroup", "memory:sub", ID, "cat", "/proc/self/cgroup"]);
+        assert!(groups.contains(":memory:/sub\n"), "{groups}");
+        assert!(groups.contains(":pids:/\n"), "{groups}");
+    }
+}
