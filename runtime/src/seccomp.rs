@@ -1,35 +1,51 @@
 //! Seccomp profiles compiled to BPF, without libseccomp.
 //!
-//! Pure: nothing here calls the kernel. The same profile always gives the same filter, so filters may be
-//! cached by the profile's hash.
+//! Pure: nothing here calls the kernel. The same profile always gives the same filter.
 //!
-//!   profile ──▶ rules: number -> outcome ──▶ program: tree of comparisons ──▶ Filter
+//!   profile ──▶ rules: number -> outcome, for each ABI ──▶ program: tree of comparisons ──▶ Filter
 //!
-//! Calls through another architecture's entry (32-bit programs; x32 on x86_64) get ENOSYS, whatever the
-//! profile says of them. Deliberately absent: SCMP_ACT_NOTIFY, and compiling for a foreign architecture; both
-//! are refused.
+//! Calls through the entry of an architecture that the profile does not list (32-bit programs; x32 on x86_64) get
+//! ENOSYS, whatever the profile says of them. Deliberately absent: a cache of compiled filters; compiling costs less than
+//! finding, reading and checking one would (the figures are with the decision, docs/decisions/0001).
+
+use std::path::PathBuf;
 
 use oci_spec::runtime::LinuxSeccomp;
 
 use crate::StepError;
 
+mod abi;
 mod default;
 mod program;
 mod rules;
 mod syscalls;
 
+pub use abi::Machine;
 pub use default::default_profile;
 
 /// BPF_MAXINSNS: the kernel takes no longer program.
 const MAX_INSTRUCTIONS: usize = 4096;
 
-/// AUDIT_ARCH_* of this machine (linux/audit.h).
-#[cfg(target_arch = "x86_64")]
-const ARCHITECTURE: u32 = 0xc000_003e;
-#[cfg(target_arch = "aarch64")]
-const ARCHITECTURE: u32 = 0xc000_00b7;
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-compile_error!("system call numbers and audit number of this architecture are not known here");
+// SECCOMP_RET_* (linux/seccomp.h)
+const KILL_PROCESS: u32 = 0x8000_0000;
+const KILL_THREAD: u32 = 0;
+const TRAP: u32 = 0x0003_0000;
+const ERRNO: u32 = 0x0005_0000;
+const NOTIFY: u32 = 0x7fc0_0000;
+const TRACE: u32 = 0x7ff0_0000;
+const LOG: u32 = 0x7ffc_0000;
+const ALLOW: u32 = 0x7fff_0000;
+
+/// The answer to calls that do not exist for this process.
+const NO_SUCH_CALL: u32 = ERRNO | libc::ENOSYS as u32;
+
+// SECCOMP_FILTER_FLAG_* (linux/seccomp.h)
+const TSYNC: u32 = 1;
+const LOG_FLAG: u32 = 2;
+const SPEC_ALLOW: u32 = 4;
+const NEW_LISTENER: u32 = 8;
+const TSYNC_ESRCH: u32 = 16;
+const WAIT_KILLABLE_RECV: u32 = 32;
 
 /// A compiled filter: classic BPF instructions ready for seccomp(2).
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -38,18 +54,31 @@ pub struct Filter {
     pub instructions: Vec<(u16, u8, u8, u32)>,
     /// SECCOMP_FILTER_FLAG_* bits.
     pub flags: u32,
+    /// Who answers what the filter asks; set if and only if NEW_LISTENER is among the flags.
+    pub listener: Option<Listener>,
 }
 
-/// Compiles a profile for this machine's architecture.
+/// Where the descriptor goes that SCMP_ACT_NOTIFY asks through.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Listener {
+    /// A Unix stream socket on the host.
+    pub path: PathBuf,
+    /// What its owner wants to be told with the descriptor.
+    pub metadata: Option<String>,
+}
+
+/// Compiles a profile for the machine that this program was built for.
 ///
-/// Within a call the first rule whose conditions all hold decides. Names that are unknown here are passed
-/// over, as the specification says. If the default action is SCMP_ACT_ERRNO, numbers that this runtime does
-/// not know get ENOSYS instead, so that programs fall back from calls that are newer.
+/// What several rules for one call mean stands in the module `rules`. Names that are unknown here are passed over,
+/// as the specification says.
 pub fn compile(profile: &LinuxSeccomp) -> Result<Filter, StepError> {
-    let segments = rules::segments(profile)?;
-    let flags = rules::flags(profile)?;
-    let body = program::tree(&segments);
-    let instructions = program::guarded(ARCHITECTURE, rules::NO_SUCH_CALL, body);
+    compile_for(Machine::NATIVE, profile)
+}
+
+/// Compiles a profile for any machine.
+pub fn compile_for(machine: Machine, profile: &LinuxSeccomp) -> Result<Filter, StepError> {
+    let sections = rules::sections(profile, &abi::abis(machine, profile))?;
+    let instructions = program::program(&sections, NO_SUCH_CALL);
     if instructions.len() > MAX_INSTRUCTIONS {
         let cause = format!(
             "it compiles to {} instructions and the kernel takes {MAX_INSTRUCTIONS}: give it fewer rules \
@@ -58,9 +87,39 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Filter, StepError> {
         );
         return Err(refused("syscalls", cause));
     }
+    if profile.listener_metadata().is_some() && profile.listener_path().is_none() {
+        let cause = "it goes with listenerPath only; leave it out or say where it is to be sent";
+        return Err(refused("listenerMetadata", cause));
+    }
+    let asks = instructions.contains(&(program::RETURN, 0, 0, NOTIFY));
+    let listener = asks.then(|| listener(profile)).transpose()?;
     Ok(Filter {
+        flags: flags(rules::flags(profile), asks),
         instructions,
-        flags,
+        listener,
+    })
+}
+
+/// The flags that go together: without a listener there is nobody to wait for, and with one TSYNC must report its
+/// failure by errno (seccomp(2)).
+fn flags(given: u32, asks: bool) -> u32 {
+    match asks {
+        false => given & !WAIT_KILLABLE_RECV,
+        true if given & TSYNC != 0 => given | NEW_LISTENER | TSYNC_ESRCH,
+        true => given | NEW_LISTENER,
+    }
+}
+
+fn listener(profile: &LinuxSeccomp) -> Result<Listener, StepError> {
+    let path = profile.listener_path().as_ref();
+    let path = path.filter(|path| !path.as_os_str().is_empty());
+    let path = path.ok_or_else(|| {
+        let cause = "SCMP_ACT_NOTIFY needs the path of a socket where its questions are answered";
+        refused("listenerPath", cause)
+    })?;
+    Ok(Listener {
+        path: path.clone(),
+        metadata: profile.listener_metadata().clone(),
     })
 }
 

@@ -1,9 +1,9 @@
 //! Classic BPF as seccomp(2) takes it: instructions, the decision tree over call numbers, argument checks.
 //!
-//! Every piece of code made here jumps only forward and only within itself, and ends in `ret` on every way.
-//! Pieces can therefore be put together in any order without fixing up addresses.
+//! BPF jumps only forward, so a program is written from its end: whatever a jump leads to stands already, its
+//! distance is known, and one `ret` serves every jump that reaches it.
 
-use super::rules::{Condition, Outcome, Test};
+use super::rules::{Condition, Outcome, Rule, Section, Test};
 
 /// (code, jt, jf, k), as in `struct sock_filter`.
 pub(super) type Instruction = (u16, u8, u8, u32);
@@ -15,152 +15,185 @@ const JUMP: u16 = 0x05; // BPF_JMP | BPF_JA
 const IF_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
 const IF_GREATER: u16 = 0x25; // BPF_JMP | BPF_JGT | BPF_K
 const IF_AT_LEAST: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
-const RETURN: u16 = 0x06; // BPF_RET | BPF_K
+pub(super) const RETURN: u16 = 0x06; // BPF_RET | BPF_K
 
 // Offsets in `struct seccomp_data` (linux/seccomp.h).
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 const ARGUMENTS: u32 = 16;
 
-/// `returns` for every call that does not come through `architecture`'s own entry (AUDIT_ARCH_*); else the
-/// number is loaded and `body` decides.
-pub(super) fn guarded(architecture: u32, returns: u32, body: Vec<Instruction>) -> Vec<Instruction> {
-    let mut program = vec![
-        (LOAD, 0, 0, ARCHITECTURE),
-        (IF_EQUAL, 1, 0, architecture),
-        (RETURN, 0, 0, returns),
-        (LOAD, 0, 0, NUMBER),
-    ];
-    program.extend(body);
-    program
+/// A conditional jump skips this many instructions at most.
+const REACH: usize = 255;
+
+/// Each section decides the calls of its architecture; those of any other get `foreign`. Whoever jumps into the
+/// middle of a program that is too long finds its length checked by the caller.
+pub(super) fn program(sections: &[Section], foreign: u32) -> Vec<Instruction> {
+    let mut draft = Draft::default();
+    let mut otherwise = draft.returns(foreign);
+    // The machine's own section is the first to be asked for, and thus the last to be written.
+    for section in sections.iter().rev() {
+        let tree = draft.tree(&section.segments);
+        let body = draft.push((LOAD, 0, 0, NUMBER), tree);
+        otherwise = draft.branch(IF_EQUAL, section.audit, body, otherwise);
+    }
+    draft.push((LOAD, 0, 0, ARCHITECTURE), otherwise);
+    draft.finish()
 }
 
-/// A balanced binary tree over segments of call numbers: each begins at its number and ends before the next
-/// one's; the first must begin at 0.
-pub(super) fn tree(segments: &[(u32, Outcome)]) -> Vec<Instruction> {
-    let (left, right) = match segments {
-        [] => return Vec::new(),
-        [(_, outcome)] => return leaf(outcome),
-        _ => segments.split_at(segments.len() / 2),
-    };
-    let below = tree(left);
-    let mut code = branch(right[0].0, below.len());
-    code.extend(below);
-    code.extend(tree(right));
-    code
+/// A place in a draft: how many instructions stand behind it.
+type Place = usize;
+
+/// A program with its last instruction first.
+#[derive(Debug, Default)]
+struct Draft {
+    code: Vec<Instruction>,
+    /// The latest `ret` of each action.
+    returns: Vec<(u32, Place)>,
 }
 
-/// Skips `distance` instructions if the number is at least `start`. Conditional jumps reach 255 instructions,
-/// the unconditional one reaches everything.
-fn branch(start: u32, distance: usize) -> Vec<Instruction> {
-    match u8::try_from(distance) {
-        Ok(short) => vec![(IF_AT_LEAST, short, 0, start)],
+impl Draft {
+    fn finish(mut self) -> Vec<Instruction> {
+        self.code.reverse();
+        self.code
+    }
+
+    /// An instruction that goes on with `next`.
+    fn push(&mut self, instruction: Instruction, next: Place) -> Place {
+        if self.code.len() != next + 1 {
+            self.jump(next);
+        }
+        self.code.push(instruction);
+        self.code.len() - 1
+    }
+
+    fn jump(&mut self, to: Place) -> Place {
         // A program is far shorter than 2^32: its length is checked before it is used.
-        Err(_) => vec![(IF_AT_LEAST, 0, 1, start), (JUMP, 0, 0, distance as u32)],
+        let distance = (self.code.len() - to - 1) as u32;
+        self.code.push((JUMP, 0, 0, distance));
+        self.code.len() - 1
     }
-}
 
-fn leaf(outcome: &Outcome) -> Vec<Instruction> {
-    let mut code = Vec::new();
-    for rule in &outcome.rules {
-        code.extend(check(&rule.conditions));
-        code.push((RETURN, 0, 0, rule.action));
+    /// `ret`, the latest one if a jump reaches it from here.
+    fn returns(&mut self, action: u32) -> Place {
+        let length = self.code.len();
+        let known = self.returns.iter_mut().find(|(have, _)| *have == action);
+        match known {
+            Some((_, at)) if length - *at < REACH => return *at,
+            Some((_, at)) => *at = length,
+            None => self.returns.push((action, length)),
+        }
+        self.code.push((RETURN, 0, 0, action));
+        length
     }
-    code.push((RETURN, 0, 0, outcome.otherwise));
-    code
-}
 
-/// Where a jump of a check leads.
-#[derive(Clone, Copy)]
-enum To {
-    /// To the next instruction.
-    On,
-    /// Behind this condition, which holds.
-    Holds,
-    /// Behind the rule's `ret`, because the condition does not hold.
-    Fails,
-}
+    fn branch(&mut self, test: u16, value: u32, yes: Place, no: Place) -> Place {
+        if yes == no {
+            return yes;
+        }
+        // One less than it may be: bringing `no` near moves `yes` away by one.
+        let yes = self.near(yes, REACH - 1);
+        let no = self.near(no, REACH);
+        let length = self.code.len();
+        // Both are within REACH now.
+        let distance = |to: Place| (length - to - 1) as u8;
+        self.code.push((test, distance(yes), distance(no), value));
+        length
+    }
 
-type Draft = (u16, To, To, u32);
-
-/// Code that goes on behind itself if all conditions hold, and one instruction further if one does not.
-fn check(conditions: &[Condition]) -> Vec<Instruction> {
-    let drafts: Vec<Vec<Draft>> = conditions.iter().map(draft).collect();
-    let end: usize = drafts.iter().map(Vec::len).sum();
-    let mut code = Vec::with_capacity(end);
-    for draft in drafts {
-        let holds = code.len() + draft.len();
-        for (operation, yes, no, value) in draft {
-            let here = code.len() + 1;
-            // Within 255: `rules` bounds the number of conditions, and each is at most 6 instructions long.
-            let distance = |to: To| match to {
-                To::On => 0,
-                To::Holds => (holds - here) as u8,
-                To::Fails => (end + 1 - here) as u8,
-            };
-            code.push((operation, distance(yes), distance(no), value));
+    /// The place itself, or a jump to it if it is out of reach of the instruction that comes next.
+    fn near(&mut self, place: Place, reach: usize) -> Place {
+        if self.code.len() - place - 1 <= reach {
+            place
+        } else {
+            self.jump(place)
         }
     }
-    code
-}
 
-/// Arguments are 64 bits wide and BPF words 32, so the high half decides first, then the low half.
-fn draft(condition: &Condition) -> Vec<Draft> {
-    let (high, low) = halves(condition.argument);
-    let load = |offset| (LOAD, To::On, To::On, offset);
-    let [high_value, low_value] = split(condition.value);
-    match condition.test {
-        Test::Equal => vec![
-            load(high),
-            (IF_EQUAL, To::On, To::Fails, high_value),
-            load(low),
-            (IF_EQUAL, To::Holds, To::Fails, low_value),
-        ],
-        Test::NotEqual => vec![
-            load(high),
-            (IF_EQUAL, To::On, To::Holds, high_value),
-            load(low),
-            (IF_EQUAL, To::Fails, To::Holds, low_value),
-        ],
-        Test::Masked(mask) => {
-            let [mask_high, mask_low] = split(mask);
-            vec![
-                load(high),
-                (AND, To::On, To::On, mask_high),
-                (IF_EQUAL, To::On, To::Fails, high_value & mask_high),
-                load(low),
-                (AND, To::On, To::On, mask_low),
-                (IF_EQUAL, To::Holds, To::Fails, low_value & mask_low),
-            ]
+    /// A balanced binary tree over segments of call numbers: each begins at its number and ends before the
+    /// next one's; the first begins at 0. The number is loaded.
+    fn tree(&mut self, segments: &[(u32, Outcome)]) -> Place {
+        if let [(_, outcome)] = segments {
+            return self.outcome(outcome);
         }
-        Test::Greater => order(condition, IF_GREATER, To::Holds, To::Fails),
-        Test::AtLeast => order(condition, IF_AT_LEAST, To::Holds, To::Fails),
-        Test::AtMost => order(condition, IF_GREATER, To::Fails, To::Holds),
-        Test::Less => order(condition, IF_AT_LEAST, To::Fails, To::Holds),
+        let (left, right) = segments.split_at(segments.len() / 2);
+        let start = right[0].0;
+        let right = self.tree(right);
+        let left = self.tree(left);
+        self.branch(IF_AT_LEAST, start, right, left)
+    }
+
+    /// The first rule that holds decides.
+    fn outcome(&mut self, outcome: &Outcome) -> Place {
+        let mut otherwise = self.returns(outcome.otherwise);
+        for rule in outcome.rules.iter().rev() {
+            otherwise = self.rule(rule, otherwise);
+        }
+        otherwise
+    }
+
+    fn rule(&mut self, rule: &Rule, fails: Place) -> Place {
+        let mut holds = self.returns(rule.action);
+        for condition in rule.conditions.iter().rev() {
+            holds = self.condition(condition, holds, fails);
+        }
+        holds
+    }
+
+    /// Arguments are 64 bits wide and BPF words 32, so the upper half decides first, then the lower half.
+    fn condition(&mut self, condition: &Condition, holds: Place, fails: Place) -> Place {
+        match condition.test {
+            Test::Equal => self.same(condition, u64::MAX, holds, fails),
+            Test::NotEqual => self.same(condition, u64::MAX, fails, holds),
+            Test::Masked(mask) => self.same(condition, mask, holds, fails),
+            Test::Greater => self.order(condition, IF_GREATER, holds, fails),
+            Test::AtLeast => self.order(condition, IF_AT_LEAST, holds, fails),
+            Test::AtMost => self.order(condition, IF_GREATER, fails, holds),
+            Test::Less => self.order(condition, IF_AT_LEAST, fails, holds),
+        }
+    }
+
+    /// Whether the argument and the value agree in the bits of the mask.
+    fn same(&mut self, condition: &Condition, mask: u64, yes: Place, no: Place) -> Place {
+        let (high, low) = halves(condition.argument);
+        let [mask_high, mask_low] = split(mask);
+        let [value_high, value_low] = split(condition.value);
+        let equal = self.same_half(low, mask_low, value_low, yes, no);
+        if condition.narrow {
+            return equal;
+        }
+        self.same_half(high, mask_high, value_high, equal, no)
+    }
+
+    fn same_half(&mut self, word: u32, mask: u32, value: u32, yes: Place, no: Place) -> Place {
+        if mask == 0 {
+            return yes;
+        }
+        let mut at = self.branch(IF_EQUAL, value & mask, yes, no);
+        if mask != u32::MAX {
+            at = self.push((AND, 0, 0, mask), at);
+        }
+        self.push((LOAD, 0, 0, word), at)
+    }
+
+    /// `yes` if the argument is above the value, or if `last` holds of the lower halves of equal upper ones.
+    fn order(&mut self, condition: &Condition, last: u16, yes: Place, no: Place) -> Place {
+        let (high, low) = halves(condition.argument);
+        let [value_high, value_low] = split(condition.value);
+        let at = self.branch(last, value_low, yes, no);
+        let lower = self.push((LOAD, 0, 0, low), at);
+        if condition.narrow {
+            return lower;
+        }
+        let at = self.branch(IF_EQUAL, value_high, lower, no);
+        let at = self.branch(IF_GREATER, value_high, yes, at);
+        self.push((LOAD, 0, 0, high), at)
     }
 }
 
-/// `yes` if the argument is above the value, or if `last` holds of the low halves of equal high ones.
-fn order(condition: &Condition, last: u16, yes: To, no: To) -> Vec<Draft> {
-    let (high, low) = halves(condition.argument);
-    let [value_high, value_low] = split(condition.value);
-    vec![
-        (LOAD, To::On, To::On, high),
-        (IF_GREATER, yes, To::On, value_high),
-        (IF_EQUAL, To::On, no, value_high),
-        (LOAD, To::On, To::On, low),
-        (last, yes, no, value_low),
-    ]
-}
-
-/// Offsets of the high and the low half of an argument.
+/// Offsets of the upper and the lower half of an argument; every machine here is little-endian.
 fn halves(argument: u8) -> (u32, u32) {
     let first = ARGUMENTS + 8 * u32::from(argument);
-    if cfg!(target_endian = "little") {
-        (first + 4, first)
-    } else {
-        (first, first + 4)
-    }
+    (first + 4, first)
 }
 
 fn split(value: u64) -> [u32; 2] {
