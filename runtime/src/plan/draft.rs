@@ -268,31 +268,40 @@ impl Plan {
         Ok(())
     }
 
-    /// The last powers go. Without no_new_privs a filter needs CAP_SYS_ADMIN, so it comes before the
-    /// capabilities go; with it, the filter comes last, so that it need not allow what only init does.
+    /// The last powers go.
+    ///
+    /// The filter comes as late as it can, so that it need not allow what only init does, above all its wait for
+    /// `start`. Without no_new_privs it needs CAP_SYS_ADMIN, so capabilities go after it. A filter that asks
+    /// its listener comes before that wait: whoever creates the container hands the listener over, while whoever
+    /// starts it may know nothing of it.
     fn lock(
         &mut self,
         linux: &Linux,
         process: &Process,
         sets: CapabilitySets,
     ) -> Result<(), StepError> {
-        let filter = linux
-            .seccomp()
+        let filter = linux.seccomp().as_ref().map(seccomp::compile).transpose()?;
+        let asks = filter
             .as_ref()
-            .map(seccomp::compile)
-            .transpose()?
-            .map(Step::Seccomp);
-        if process.no_new_privileges() == Some(true) {
-            self.steps.extend([
-                Step::Capabilities(sets),
-                Step::NoNewPrivileges,
-                Step::AwaitStart,
-            ]);
-            self.steps.extend(filter);
-        } else {
-            self.steps.extend(filter);
+            .is_some_and(|filter| filter.listener.is_some());
+        let no_new_privileges = process.no_new_privileges() == Some(true);
+        let capabilities = Step::Capabilities(sets);
+        let mut locked: Vec<Step> = Vec::new();
+        if no_new_privileges || filter.is_none() {
+            self.steps.push(capabilities);
             self.steps
-                .extend([Step::Capabilities(sets), Step::AwaitStart]);
+                .extend(no_new_privileges.then_some(Step::NoNewPrivileges));
+            locked.extend(filter.map(Step::Seccomp));
+        } else {
+            locked.extend(filter.map(Step::Seccomp));
+            locked.push(capabilities);
+        }
+        if asks {
+            self.steps.extend(locked);
+            self.steps.push(Step::AwaitStart);
+        } else {
+            self.steps.push(Step::AwaitStart);
+            self.steps.extend(locked);
         }
         Ok(())
     }

@@ -164,7 +164,13 @@ fn fmt_process(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 list(&sets.ambient)
             )
         }
-        Step::Seccomp(filter) => write!(f, "seccomp filter, flags {:#x}", filter.flags),
+        Step::Seccomp(filter) => {
+            write!(f, "seccomp filter, flags {:#x}", filter.flags)?;
+            match &filter.listener {
+                Some(listener) => write!(f, ", asks {}", listener.path.display()),
+                None => Ok(()),
+            }
+        }
         Step::AwaitStart => write!(f, "await start"),
         Step::Execute { args, environment } => {
             let names: Vec<&str> = environment.names().collect();

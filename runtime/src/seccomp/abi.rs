@@ -74,10 +74,7 @@ pub(super) const X32_BIT: u32 = 0x4000_0000;
 /// code for it would only make the filter longer: it is passed over.
 pub(super) fn abis(machine: Machine, profile: &LinuxSeccomp) -> Vec<Abi> {
     let siblings: &[(Arch, Abi)] = match machine {
-        Machine::X86_64 => &[
-            (Arch::ScmpArchX86, Abi::X86),
-            (Arch::ScmpArchX32, Abi::X32),
-        ],
+        Machine::X86_64 => &[(Arch::ScmpArchX86, Abi::X86), (Arch::ScmpArchX32, Abi::X32)],
         Machine::Aarch64 => &[(Arch::ScmpArchArm, Abi::Arm)],
     };
     let listed = profile.architectures().as_deref().unwrap_or_default();

@@ -20,7 +20,9 @@ use oci_spec::runtime::{
 
 use super::abi::{Abi, X32_BIT};
 use super::syscalls::{self, ARM_PRIVATE, IPC, SOCKETCALL};
-use super::{ALLOW, ERRNO, KILL_PROCESS, KILL_THREAD, LOG, NO_SUCH_CALL, NOTIFY, TRACE, TRAP, refused};
+use super::{
+    ALLOW, ERRNO, KILL_PROCESS, KILL_THREAD, LOG, NO_SUCH_CALL, NOTIFY, TRACE, TRAP, refused,
+};
 use crate::StepError;
 
 /// More rules than a filter could hold anyway; a bound for the work on a profile that somebody made to be large.
@@ -149,7 +151,10 @@ impl<'a> Rules<'a> {
     fn add(&mut self, at: usize, entry: &LinuxSyscall) -> Result<(), StepError> {
         let rules = rules(at, entry)?;
         let first = self.rules.len();
-        if rules.first().is_some_and(|rule| rule.action != self.otherwise) {
+        if rules
+            .first()
+            .is_some_and(|rule| rule.action != self.otherwise)
+        {
             self.rules.extend(rules);
         }
         for name in entry.names() {
@@ -272,9 +277,7 @@ fn grouped(
     outcome: impl Fn(&[(u32, usize)]) -> Outcome,
 ) -> Vec<(u32, Outcome)> {
     let groups = calls.chunk_by(|one, other| one.0 == other.0);
-    groups
-        .map(|group| (group[0].0, outcome(group)))
-        .collect()
+    groups.map(|group| (group[0].0, outcome(group))).collect()
 }
 
 /// The rule for a call that comes through a multiplexer. Its own arguments lie in memory, out of a filter's sight,
@@ -286,7 +289,11 @@ fn behind_multiplexer(multiplexer: u32, number: u32, outcome: &Outcome) -> Rule 
         .chain([outcome.otherwise])
         .min_by_key(|action| *action as i32);
     // ipc(2) puts a version into the upper half of its number.
-    let mask = if multiplexer == IPC { 0xffff } else { 0xffff_ffff };
+    let mask = if multiplexer == IPC {
+        0xffff
+    } else {
+        0xffff_ffff
+    };
     Rule {
         conditions: vec![Condition {
             argument: 0,
@@ -339,8 +346,9 @@ fn rules(at: usize, entry: &LinuxSyscall) -> Result<Vec<Rule>, StepError> {
         action,
     };
     let mut seen = [false; 6];
-    let mut repeated = |one: &Condition| std::mem::replace(&mut seen[usize::from(one.argument)], true);
-    if conditions.iter().any(|one| repeated(one)) {
+    let mut repeated =
+        |one: &Condition| std::mem::replace(&mut seen[usize::from(one.argument)], true);
+    if conditions.iter().any(&mut repeated) {
         return Ok(conditions.into_iter().map(|one| rule(vec![one])).collect());
     }
     conditions.sort_by_key(|one| one.argument);

@@ -64,7 +64,10 @@ mod tests {
                 };
                 let before = seen.insert(number, *name).unwrap_or(name);
                 let twins = ["arm_sync_file_range", "sync_file_range2"].contains(name);
-                assert!(before == *name || twins, "{abi:?} {number}: {before} {name}");
+                assert!(
+                    before == *name || twins,
+                    "{abi:?} {number}: {before} {name}"
+                );
             }
             assert!(seen.len() > 300, "{abi:?}");
         }
@@ -75,7 +78,10 @@ mod tests {
     fn numbers_are_the_kernels() {
         let known = [
             ("read", [Some(0), Some(3), Some(0), Some(63), Some(3)]),
-            ("execve", [Some(59), Some(11), Some(520), Some(221), Some(11)]),
+            (
+                "execve",
+                [Some(59), Some(11), Some(520), Some(221), Some(11)],
+            ),
             ("clone3", [Some(435); 5]),
             ("socketcall", [None, Some(102), None, None, None]),
             ("set_tls", [None, None, None, None, Some(0xf_0005)]),
@@ -85,7 +91,10 @@ mod tests {
             assert_eq!(ALL.map(|abi| numbers.on(abi)), wanted, "{name}");
         }
         let native = super::super::Machine::NATIVE.own();
-        for (name, number) in [("openat2", libc::SYS_openat2), ("kexec_load", libc::SYS_kexec_load)] {
+        for (name, number) in [
+            ("openat2", libc::SYS_openat2),
+            ("kexec_load", libc::SYS_kexec_load),
+        ] {
             assert_eq!(numbers(name).unwrap().on(native), Some(number as u32));
         }
     }

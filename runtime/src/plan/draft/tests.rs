@@ -120,7 +120,7 @@ fn the_whole_plan_in_order() {
           effective CHOWN, permitted CHOWN, inheritable none, ambient none
           no new privileges
           await start
-          seccomp filter, flags 0x0
+          seccomp filter, flags 0x4
           execute ["web", "--port", "80"] with PATH TOKEN
         warning: CAP_SYS_ADMIN is not in this host's bounding set: left out
     "#]]
@@ -242,10 +242,35 @@ fn without_no_new_privileges_the_filter_comes_before_the_capabilities_go() {
         .collect();
     expect_test::expect![[r#"
         execute ["web", "--port", "80"] with PATH TOKEN
-        await start
         effective CHOWN, permitted CHOWN, inheritable none, ambient none
-        seccomp filter, flags 0x0"#]]
+        seccomp filter, flags 0x4
+        await start"#]]
     .assert_eq(&tail.join("\n"));
+}
+
+#[test]
+fn a_filter_that_asks_is_loaded_before_start_is_awaited() {
+    for (no_new_privileges, order) in [
+        (true, ["effective", "no new", "seccomp", "await start"]),
+        (false, ["find", "seccomp", "effective", "await start"]),
+    ] {
+        let plan = plan(|spec| {
+            spec["process"]["noNewPrivileges"] = json!(no_new_privileges);
+            spec["linux"]["seccomp"] = json!({
+                "defaultAction": "SCMP_ACT_ALLOW",
+                "listenerPath": "/run/agent.sock",
+                "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}],
+            });
+        });
+        let steps = plan.unwrap().steps;
+        let tail = steps.iter().map(Step::to_string).collect::<Vec<_>>();
+        let tail = &tail[tail.len() - 5..];
+        for (step, word) in tail.iter().zip(order) {
+            assert!(step.starts_with(word), "{tail:?}");
+        }
+        let asks = "seccomp filter, flags 0xc, asks /run/agent.sock".to_owned();
+        assert!(tail.contains(&asks), "{tail:?}");
+    }
 }
 
 #[test]

@@ -97,7 +97,7 @@ fn what_is_not_said_is_the_containers() {
           effective CHOWN, permitted CHOWN, inheritable none, ambient none
           no new privileges
           await start
-          seccomp filter, flags 0x0
+          seccomp filter, flags 0x4
           execute ["ls", "-l"] with PATH TOKEN
     "#]]
     .assert_eq(&plan(asked(&["ls", "-l"])));
@@ -134,9 +134,9 @@ fn all_that_can_be_said() {
           user 7 group 8 groups [9, 10]
           umask 077
           find id in /bin
-          seccomp filter, flags 0x0
-          effective CHOWN KILL NET_BIND_SERVICE, permitted CHOWN KILL NET_BIND_SERVICE, inheritable none, ambient none
           await start
+          seccomp filter, flags 0x4
+          effective CHOWN KILL NET_BIND_SERVICE, permitted CHOWN KILL NET_BIND_SERVICE, inheritable none, ambient none
           execute ["id"] with PATH TOKEN MORE
     "#]].assert_eq(&plan(asked));
 }
