@@ -287,7 +287,7 @@ fn an_oom_kill_that_nobody_heard_is_found_at_the_end_and_a_removed_group_has_non
     assert_eq!(Shell::within(&group, hungry).end().signal(), Some(9));
     assert_eq!(watch.finish().unwrap(), 1);
     group.remove().unwrap();
-    drop(deaf.finish().unwrap());
+    deaf.finish().unwrap();
 }
 
 #[test]
