@@ -48,6 +48,7 @@ pub(crate) fn run(plan: &Plan, descriptors: Option<Descriptors>) -> ! {
             return;
         };
         let mut walk = Walk::new(descriptors);
+        walk.state = plan.state.clone();
         let failed = if plan.stage.is_empty() {
             walk.run(plan)
         } else {
@@ -96,6 +97,8 @@ struct Walk {
     setgroups_denied: bool,
     /// The container's root, once pivoted.
     root: Option<OwnedFd>,
+    /// The OCI state, as hooks get it.
+    state: serde_json::Value,
     /// The host's procfs.
     proc: Option<Procfs>,
     null: Option<filesystem::Stamp>,
@@ -129,6 +132,7 @@ impl Walk {
             setgroups_denied: false,
             preserved,
             root: None,
+            state: serde_json::Value::Null,
             proc: None,
             null: null.map(filesystem::Stamp::new),
             empty: None,
@@ -180,6 +184,9 @@ impl Walk {
                 .write_own("oom_score_adj", &value.to_string())
                 .context("set OOM score adjustment", value),
             Step::ProveForeign { namespace, path } => prove_foreign(self.proc()?, *namespace, path),
+            Step::Hooks { kind, hooks } => {
+                crate::hooks::run(*kind, hooks, &self.state, Some(std::process::id()))
+            }
             Step::Label { kind, text } => self.proc()?.write_label(*kind, text),
             Step::Sysctl { path, value } => self.proc()?.write_sysctl(path, value),
             Step::Join(joined) => namespace::join(joined),

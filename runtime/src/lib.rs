@@ -10,6 +10,7 @@ mod console;
 pub mod container;
 mod error;
 mod foreground;
+mod hooks;
 mod init;
 mod launch;
 pub mod monitor;

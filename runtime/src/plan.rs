@@ -12,6 +12,7 @@ mod devices;
 mod draft;
 mod exec;
 mod facts;
+mod hook;
 mod label;
 mod mounts;
 mod namespaces;
@@ -32,6 +33,7 @@ use crate::cgroup::Location;
 pub use attribute::{Attribute, MemoryPolicy, Scheduling};
 pub use exec::{Asked, ExecUser};
 pub use facts::HostFacts;
+pub use hook::{Hook, HookKind, Hooks};
 pub use label::LabelKind;
 pub use mounts::{MountFlags, Propagation};
 pub use step::{
@@ -58,6 +60,12 @@ pub struct Plan {
     pub stage: Vec<Step>,
     /// What init walks, in order.
     pub steps: Vec<Step>,
+    /// Hooks that the parent runs.
+    #[serde(default)]
+    pub hooks: Hooks,
+    /// The container's OCI state, as hooks get it; whoever launches the plan sets it.
+    #[serde(default)]
+    pub state: serde_json::Value,
     /// What the spec asked for and this host cannot give, where the OCI text says "warn and go on".
     pub warnings: Vec<String>,
 }

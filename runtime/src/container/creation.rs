@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use longshore_sys::{MountAttributes, mount_setattr};
+use oci_spec::runtime::Spec;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
@@ -66,6 +67,7 @@ impl Runtime {
     /// removed first. On error nothing is left.
     pub fn create(&self, launch: Launch<'_>) -> Result<Container, StepError> {
         state::check_id(launch.id)?;
+        refuse_hooks(launch.spec)?;
         let plan = Plan::of(launch.spec, &self.host)?;
         let container = Container {
             run_dir: launch.run_dir.to_owned(),
@@ -144,6 +146,16 @@ impl Runtime {
             format!("it ended at once with {status}"),
         ))
     }
+}
+
+/// Hooks are configuration of a bundle. An agent has no bundle, and nobody would be there to run the last of them.
+fn refuse_hooks(spec: &Spec) -> Result<(), StepError> {
+    if spec.hooks().is_none() {
+        return Ok(());
+    }
+    let cause =
+        "a container of an agent has no hooks; only the commands `create` and `run` have them";
+    Err(StepError::refused("create", "hooks", cause))
 }
 
 /// Whether a container that was made to the end is there. One that never ran and has lost its monitor

@@ -96,7 +96,7 @@ impl Making<'_> {
             stdio: [null()?, stdout_end, stderr_end],
             preserved: Vec::new(),
             door: Door::Parent,
-            environment: &mut |_| Ok(()),
+            environment: &mut |pid| hooks::environment(plan, pid),
         };
         let mut init = new.launch()?;
         // A terminal's output is one stream; the pipes have lost their other ends.

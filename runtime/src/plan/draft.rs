@@ -9,13 +9,14 @@ use oci_spec::runtime::{Linux, Process, Spec};
 use super::attribute::Attribute;
 use super::devices::{default_devices, default_links, node};
 use super::facts::HostFacts;
+use super::hook::{Hook, HookKind, Hooks};
 use super::label::{LabelKind, Labels};
 use super::mounts::{self, Propagation};
 use super::namespaces::Namespaces;
 use super::program::{Program, rlimits};
 use super::step::{CapabilitySets, Namespace, Step};
 use super::sysctl::Sysctls;
-use super::{Plan, attribute, capabilities, label, refusals, sysctl, terminal};
+use super::{Plan, attribute, capabilities, hook, label, refusals, sysctl, terminal};
 use crate::cgroup::{Driver, Location, Surroundings};
 use crate::{StepError, seccomp};
 
@@ -43,6 +44,8 @@ impl Plan {
             opened: Vec::new(),
             stage: Vec::new(),
             steps: Vec::new(),
+            hooks: Hooks::default(),
+            state: serde_json::Value::Null,
             warnings: Vec::new(),
         };
         let own_cgroup = namespaces.new_cgroup || namespaces.joins(Namespace::Cgroup);
@@ -55,11 +58,17 @@ impl Plan {
         plan.warnings.extend(labels.warnings.iter().cloned());
         plan.enter(process, &namespaces, &labels, &sysctls, host);
         plan.names(spec, &namespaces)?;
+        let hooks = hook::of(
+            spec.hooks().as_ref(),
+            process.env().as_deref().unwrap_or_default(),
+        )?;
+        plan.hooks(hooks.by_parent, hooks.create_container);
         plan.write_proc(labels, sysctls);
         plan.root(linux, open, namespaces.parent_opens(host))?;
         plan.furnish(linux, attach, terminal::for_init(process)?)?;
         plan.settle(spec, process)?;
         plan.become_user(linux, process, host, namespaces.other_user())?;
+        plan.start_hooks(hooks.start_container);
         plan.user(process, namespaces)?;
         Ok(plan)
     }
@@ -112,6 +121,27 @@ impl Plan {
         self.steps.extend(named.map(label));
         self.steps.push(Step::NewSessionKeyring);
         self.steps.extend(named.map(|_| label("")));
+    }
+
+    /// Those of the runtime first, then those in the container's namespaces, whose programs are the host's.
+    fn hooks(&mut self, by_parent: Hooks, create_container: Vec<Hook>) {
+        let awaited = !by_parent.prestart.is_empty() || !by_parent.create_runtime.is_empty();
+        self.hooks = by_parent;
+        self.steps.extend(awaited.then_some(Step::AwaitEnvironment));
+        self.push_hooks(HookKind::CreateContainer, create_container);
+    }
+
+    /// Last of all: such a hook is a program of the image, and gets no power that the container's own has not.
+    fn start_hooks(&mut self, hooks: Vec<Hook>) {
+        let execute = self.steps.pop();
+        self.push_hooks(HookKind::StartContainer, hooks);
+        self.steps.extend(execute);
+    }
+
+    fn push_hooks(&mut self, kind: HookKind, hooks: Vec<Hook>) {
+        let any = !hooks.is_empty();
+        self.steps
+            .extend(any.then_some(Step::Hooks { kind, hooks }));
     }
 
     /// In the container's namespaces, and through the host's procfs: the container's own may be faked.

@@ -15,6 +15,7 @@ use oci_spec::runtime::{Process, Spec};
 
 use super::draft::absolute;
 use super::facts::HostFacts;
+use super::hook::Hooks;
 use super::label::Labels;
 use super::program::rlimits;
 use super::step::{Namespace, Step};
@@ -44,6 +45,8 @@ impl Plan {
             opened: Vec::new(),
             stage: Vec::new(),
             steps: Vec::new(),
+            hooks: Hooks::default(),
+            state: serde_json::Value::Null,
             warnings: Vec::new(),
         };
         let labels = label::of_process(process, host)?;

@@ -1,15 +1,12 @@
 //! What a spec may ask for and this runtime does not do: each a refusal by name, none ignored in silence.
 
-use oci_spec::runtime::{Hooks, Linux, Process, Spec};
+use oci_spec::runtime::{Linux, Process, Spec};
 
 use crate::StepError;
 
 /// The first thing in the spec that this runtime cannot do.
 pub(super) fn check(spec: &Spec) -> Result<(), StepError> {
     version(spec.version())?;
-    if spec.hooks().as_ref().is_some_and(has_hooks) {
-        return Err(unsupported("hooks"));
-    }
     if spec.vm().is_some()
         || spec.windows().is_some()
         || spec.solaris().is_some()
@@ -53,21 +50,6 @@ fn version(version: &str) -> Result<(), StepError> {
         format!("ociVersion `{version}`"),
         "only versions 1.x.y are known",
     ))
-}
-
-#[allow(deprecated)] // prestart is deprecated in the spec and still may be given.
-fn has_hooks(hooks: &Hooks) -> bool {
-    let lists = [
-        hooks.prestart(),
-        hooks.create_runtime(),
-        hooks.create_container(),
-        hooks.start_container(),
-        hooks.poststart(),
-        hooks.poststop(),
-    ];
-    lists
-        .iter()
-        .any(|list| list.as_ref().is_some_and(|hooks| !hooks.is_empty()))
 }
 
 fn in_process(process: &Process) -> Option<&'static str> {

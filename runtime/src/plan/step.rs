@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::attribute::Attribute;
+use super::hook::{Hook, HookKind};
 use super::label::LabelKind;
 use super::mounts::{MountFlags, Propagation};
 use crate::seccomp::Filter;
@@ -77,6 +78,13 @@ pub enum Step {
     NewCgroupNamespace,
     /// Leave the agent's session keyring.
     NewSessionKeyring,
+    /// Run hooks, in this process' namespaces.
+    Hooks {
+        /// Which.
+        kind: HookKind,
+        /// In their order.
+        hooks: Vec<Hook>,
+    },
     /// A security label for what this process makes or executes next.
     Label {
         /// Whose, and for what.

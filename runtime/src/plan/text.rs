@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::Plan;
+use super::hook::{Hook, HookKind};
 use super::mounts::Propagation;
 use super::step::{
     Bind, DeviceKind, DeviceNode, Filesystem, Joined, Namespace, Step, Terminal, TimeOffsets,
@@ -27,6 +28,12 @@ impl fmt::Display for Plan {
         }
         for step in &self.steps {
             writeln!(f, "  {step}")?;
+        }
+        for (kind, hooks) in self.hooks.lists() {
+            if !hooks.is_empty() {
+                list_hooks(f, kind, hooks)?;
+                writeln!(f)?;
+            }
         }
         for warning in &self.warnings {
             writeln!(f, "warning: {warning}")?;
@@ -61,6 +68,7 @@ impl fmt::Display for Step {
                 let path = path.display();
                 write!(f, "prove that {namespace} {path} is not the host's")
             }
+            Step::Hooks { kind, hooks } => list_hooks(f, *kind, hooks),
             Step::Label { kind, text } => write!(f, "label {kind:?} {text}"),
             Step::Sysctl { path, value } => write!(f, "sysctl {} = {value}", path.display()),
             Step::OomScoreAdj(value) => write!(f, "oom score adjustment {value}"),
@@ -126,6 +134,11 @@ impl fmt::Display for Step {
             other => fmt_process(other, f),
         }
     }
+}
+
+fn list_hooks(f: &mut fmt::Formatter<'_>, kind: HookKind, hooks: &[Hook]) -> fmt::Result {
+    let texts: Vec<String> = hooks.iter().map(Hook::to_string).collect();
+    write!(f, "{kind} hooks {}", texts.join("; "))
 }
 
 /// The steps that change the process rather than the file systems.
