@@ -23,7 +23,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use serde_json::Value;
 
 use crate::StepError;
+use crate::error::Context;
 use crate::plan::{Hook, HookKind, Plan};
+use crate::state::{Record, Status};
 
 /// How much of the end of a hook's output an error quotes.
 const QUOTE: usize = 1024;
@@ -64,14 +66,44 @@ pub(crate) fn run(
 }
 
 /// Runs hooks in their order, whether they fail or not: what failed, as warnings.
-pub(crate) fn run_all(kind: HookKind, hooks: &[Hook], state: &Value) -> Vec<StepError> {
+fn run_all(kind: HookKind, hooks: &[Hook], state: &Value) -> Vec<StepError> {
     if hooks.is_empty() {
         return Vec::new();
+    }
+    if let Err(error) = keep_descriptors_from(kind) {
+        return vec![error];
     }
     let text = state_text(kind, state, None);
     let directory = directory(kind, state);
     let each = hooks.iter().map(|hook| one(kind, hook, &text, directory));
     each.filter_map(Result::err).collect()
+}
+
+/// What `start` runs when the program runs.
+pub(crate) fn poststart(record: &Record) -> Result<(), StepError> {
+    let pid = record.init.map(|init| init.pid);
+    let state = record.oci_state(Status::Running, None);
+    run(HookKind::Poststart, &record.poststart, &state, pid)
+}
+
+/// What `delete` runs when the container is gone; what failed.
+pub(crate) fn poststop(record: &Record) -> Vec<StepError> {
+    let state = record.oci_state(Status::Stopped, None);
+    run_all(HookKind::Poststop, &record.poststop, &state)
+}
+
+/// Whether it was a hook that failed.
+pub(crate) fn is_from_hook(error: &StepError) -> bool {
+    error.step == STEP
+}
+
+/// A caller of this runtime may have left descriptors open that it never meant for a hook. In init there are none:
+/// it has closed all that is not its own, and its own are close-on-exec.
+fn keep_descriptors_from(kind: HookKind) -> Result<(), StepError> {
+    match kind {
+        HookKind::CreateContainer | HookKind::StartContainer => Ok(()),
+        _ => longshore_sys::close_all_on_exec().context(STEP, "close on exec"),
+    }
 }
 
 fn state_text(kind: HookKind, state: &Value, pid: Option<u32>) -> Vec<u8> {

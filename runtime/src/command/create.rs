@@ -35,6 +35,7 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
     match created.init.leave() {
         Ok(()) => Ok(0),
         Err(error) => Err(creation::undo(
+            globals,
             &created.directory,
             created.record,
             created.lock,

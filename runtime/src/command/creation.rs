@@ -24,13 +24,14 @@ use crate::cgroup::{ContainerGroup, Location, Surroundings};
 use crate::clock::rfc3339;
 use crate::console::{self, ConsoleSocket};
 use crate::error::Context;
+use crate::hooks;
 use crate::launch::{self, Admission, Door, Init, NewInit};
 use crate::notify::{self, Supervisor};
 use crate::pid_file;
 use crate::plan::{HostFacts, Plan, Step};
 use crate::record::{self, Phase};
 use crate::spec::{self, CONFIG, Config};
-use crate::state::{Lock, Record, StateDirectory, VERSION};
+use crate::state::{Lock, Record, StateDirectory, Status, VERSION};
 
 pub(super) const BUNDLE: Opt =
     Opt::value("bundle", "DIR", "The bundle's directory (default: here).").or('b');
@@ -107,6 +108,7 @@ pub(super) fn create(
     }
     let (directory, lock) = globals.root.make(id)?;
     let mut record = record(globals, id, bundle, root, &config, &plan);
+    plan.state = record.oci_state(Status::Creating, None);
     let made = Making {
         directory: &directory,
         record: &mut record,
@@ -123,18 +125,19 @@ pub(super) fn create(
             record,
             init,
         }),
-        Err(error) => Err(undo(&directory, record, lock, error)),
+        Err(error) => Err(undo(globals, &directory, record, lock, error)),
     }
 }
 
 /// Removes what was made, and tells the first error; what could not be removed is added to it.
 pub(super) fn undo(
+    globals: &Globals,
     directory: &StateDirectory,
     record: Record,
     lock: Lock,
     error: StepError,
 ) -> StepError {
-    match destroy(directory, Some(record), lock) {
+    match destroy(globals, directory, Some(record), lock) {
         Ok(()) => error,
         Err(left) => StepError {
             cause: format!("{}; then {left}", error.cause),
@@ -202,7 +205,6 @@ fn record(
     config: &Config,
     plan: &Plan,
 ) -> Record {
-    let hooks = config.spec.hooks().as_ref();
     let annotations = config.spec.annotations().clone().unwrap_or_default();
     let entrypoint = plan.entrypoint();
     Record {
@@ -219,12 +221,8 @@ fn record(
         phase: Phase::Creating,
         init: None,
         entrypoint: (!entrypoint.is_empty()).then(|| entrypoint.to_owned()),
-        poststart: hooks
-            .and_then(|hooks| hooks.poststart().clone())
-            .unwrap_or_default(),
-        poststop: hooks
-            .and_then(|hooks| hooks.poststop().clone())
-            .unwrap_or_default(),
+        poststart: plan.hooks.poststart.clone(),
+        poststop: plan.hooks.poststop.clone(),
     }
 }
 
@@ -264,7 +262,7 @@ impl Making<'_> {
                 Starter::Creator => Door::Parent,
                 Starter::Another => Door::in_directory(self.directory.as_fd())?,
             },
-            environment: &mut |_| Ok(()),
+            environment: &mut |pid| hooks::environment(self.plan, pid),
         };
         let mut init = new.launch()?;
         hand_over(&mut init, socket).inspect_err(|_| init.end())?;

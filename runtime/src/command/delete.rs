@@ -15,6 +15,7 @@ use super::options::{Arguments, Given, Opt};
 use crate::StepError;
 use crate::cgroup::{ContainerGroup, Location, Surroundings};
 use crate::error::Context;
+use crate::hooks;
 use crate::state::{Lock, Record, StateDirectory, Status};
 
 pub(super) const COMMAND: Command = Command {
@@ -52,7 +53,7 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
         if let Some(record) = &record {
             refuse_running(&directory, record.clone())?;
         }
-        destroy(&directory, record, lock)?;
+        destroy(globals, &directory, record, lock)?;
     }
     Ok(0)
 }
@@ -78,7 +79,7 @@ fn by_force(globals: &Globals, directory: StateDirectory) -> Result<(), StepErro
     loop {
         let record = readable(globals, &directory);
         let refused = match directory.lock(Duration::ZERO) {
-            Ok(lock) => return destroy(&directory, record, lock),
+            Ok(lock) => return destroy(globals, &directory, record, lock),
             Err(refused) => refused,
         };
         let Some(holder) = directory.locked_by()? else {
@@ -124,6 +125,7 @@ fn readable(globals: &Globals, directory: &StateDirectory) -> Option<Record> {
 /// Ends what runs, removes the cgroup, tells the poststop hooks, removes the record: in this order, so that
 /// whoever is interrupted can be repeated.
 pub(super) fn destroy(
+    globals: &Globals,
     directory: &StateDirectory,
     record: Option<Record>,
     lock: Lock,
@@ -131,6 +133,9 @@ pub(super) fn destroy(
     if let Some(record) = record {
         end_processes(&record)?;
         ContainerGroup::open(&record.cgroup)?.remove()?;
+        for failed in hooks::poststop(&record) {
+            globals.log.complaint(&failed.to_string());
+        }
     }
     directory.remove(lock)
 }

@@ -73,6 +73,14 @@ impl Log {
         self.write(Level::Warning, message);
     }
 
+    /// What the OCI text wants somebody to hear, though the command goes on: on standard error where there is no log.
+    pub(crate) fn complaint(&self, message: &str) {
+        match &self.file {
+            Some(_) => self.write(Level::Warning, message),
+            None => eprintln!("warning: {message}"),
+        }
+    }
+
     /// What somebody wants who asks why.
     pub(crate) fn debug(&self, message: impl FnOnce() -> String) {
         if self.debug {

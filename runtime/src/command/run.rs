@@ -10,6 +10,7 @@ use super::options::{Arguments, Given, Opt};
 use super::preserved;
 use crate::StepError;
 use crate::foreground::Foreground;
+use crate::hooks;
 use crate::notify::{Notify, Supervisor};
 use crate::record::Phase;
 
@@ -61,7 +62,7 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
             lock,
             ..
         } = created;
-        return Err(creation::undo(&directory, record, lock, error));
+        return Err(creation::undo(globals, &directory, record, lock, error));
     }
     let notify = notify?;
     let Some(foreground) = foreground else {
@@ -82,7 +83,7 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
     if !given.has("keep") {
         let lock = directory.lock(super::container::PATIENCE)?;
         let record = directory.record()?;
-        destroy(&directory, record, lock)?;
+        destroy(globals, &directory, record, lock)?;
     }
     Ok(status)
 }
@@ -99,5 +100,6 @@ fn start(created: &mut Created) -> Result<(), StepError> {
     created.record.phase = Phase::Running;
     created.directory.write(&created.record)?;
     let entrypoint = created.record.entrypoint.clone().unwrap_or_default();
-    created.init.start(&entrypoint)
+    created.init.start(&entrypoint)?;
+    hooks::poststart(&created.record)
 }

@@ -3,11 +3,12 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use super::Command;
 use super::container::Container;
 use super::global::Globals;
 use super::options::{Arguments, Given};
+use super::{Command, creation};
 use crate::StepError;
+use crate::hooks;
 use crate::launch;
 use crate::record::Phase;
 use crate::state::Status;
@@ -28,7 +29,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
 fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
     let directory = globals.root.open(given.id()?)?;
-    let _lock = directory.lock(LOCK_PATIENCE)?;
+    let lock = directory.lock(LOCK_PATIENCE)?;
     let mut container = Container::of(directory)?;
     let refuse = |cause: String| {
         Err(StepError::refused(
@@ -53,8 +54,13 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
     container.record.phase = Phase::Running;
     container.directory.write(&container.record)?;
     let notify = container.listen()?;
-    match launch::start(container.directory.as_fd(), &entrypoint)? {
-        Some(()) => {
+    let started =
+        launch::start(container.directory.as_fd(), &entrypoint).and_then(|started| match started {
+            Some(()) => hooks::poststart(&container.record).map(Some),
+            None => Ok(None),
+        });
+    match started {
+        Ok(Some(())) => {
             if let (Some(notify), Some(init)) = (notify, container.record.init)
                 && let Some(pidfd) = init.open()?
             {
@@ -62,7 +68,13 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
             }
             Ok(0)
         }
-        None => Err(StepError::refused(
+        // The OCI text: a failing hook of either kind ends the container, and there is nothing left to delete.
+        Err(error) if hooks::is_from_hook(&error) => {
+            let Container { directory, record } = container;
+            Err(creation::undo(globals, &directory, record, lock, error))
+        }
+        Err(error) => Err(error),
+        Ok(None) => Err(StepError::refused(
             "start container",
             &container.record.id,
             "its first process has ended; delete it",

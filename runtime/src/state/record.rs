@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use oci_spec::runtime::Hook;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::StepError;
 use crate::cgroup::Location;
+use crate::plan::Hook;
 use crate::record::{Phase, Process};
 
 /// Layout of the record. Containers outlive upgrades of the runtime.
@@ -123,7 +123,6 @@ impl Record {
         })
     }
 
-    #[allow(dead_code)] // Until hooks are there.
     /// The state of the OCI text, as hooks and seccomp listeners get it. `pid` as they would see it.
     pub(crate) fn oci_state(&self, status: Status, pid: Option<u32>) -> Value {
         let mut state = json!({

@@ -5,6 +5,8 @@
 //! with its last user.
 #![allow(dead_code)] // Each test file uses its part.
 
+pub(crate) mod bundle;
+
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
