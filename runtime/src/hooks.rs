@@ -58,6 +58,7 @@ pub(crate) fn run(
     if hooks.is_empty() {
         return Ok(());
     }
+    keep_descriptors_from(kind)?;
     let text = state_text(kind, state, pid);
     let directory = directory(kind, state);
     hooks
