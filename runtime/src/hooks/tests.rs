@@ -95,7 +95,7 @@ fn a_hook_gets_its_arguments_its_environment_and_no_descriptor() {
         ..hook("")
     };
     let error = run(HookKind::Prestart, &[listing], &state, None).unwrap_err();
-    assert!(error.cause.ends_with("0\n1\n2\n3"), "{error}");
+    assert!(error.cause.ends_with(r"0\n1\n2\n3"), "{error}");
     let argv0 = Hook {
         path: "/bin/cat".into(),
         args: vec!["other-name".into(), "/proc/self/cmdline".into()],

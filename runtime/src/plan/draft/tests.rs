@@ -220,7 +220,7 @@ fn each_hook_has_its_place() {
         sysctl net/core/somaxconn = 256
         pivot root, private
         await start
-        seccomp filter, flags 0x0
+        seccomp filter, flags 0x4
         startContainer hooks /4 ["/4"] with [PATH TOKEN]
         execute ["web", "--port", "80"] with PATH TOKEN
         prestart hooks /1 ["/1"] with []
