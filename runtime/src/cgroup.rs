@@ -41,7 +41,7 @@ mod limits;
 mod limits_v1;
 mod limits_v2;
 mod location;
-mod mounts;
+pub(crate) mod mounts;
 mod oom;
 mod statistics;
 

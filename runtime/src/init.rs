@@ -6,6 +6,7 @@
 //! the host's tree is gone.
 
 mod attribute;
+mod build;
 mod descriptors;
 mod device;
 mod filesystem;
@@ -14,6 +15,7 @@ mod namespace;
 mod procfs;
 mod program;
 mod resolve;
+mod sources;
 mod stage;
 mod talk;
 mod terminal;
@@ -39,6 +41,7 @@ use procfs::Procfs;
 
 pub(crate) use filesystem::null_mount;
 pub(crate) use program::explain;
+pub(crate) use sources::Sources;
 pub(crate) use talk::{FromInit, Talk, ToInit};
 
 /// Walks the plan. Only ever called in the child of clone3.
@@ -63,23 +66,6 @@ pub(crate) fn run(plan: &Plan, descriptors: Option<Descriptors>) -> ! {
     sys::exit_now(127)
 }
 
-/// What a parent opens for init, because init will see or may do less: the null device and the bind mounts.
-pub(crate) fn open(steps: &[Step]) -> Result<(Option<OwnedFd>, Vec<OwnedFd>), StepError> {
-    let (mut null, mut trees) = (None, Vec::new());
-    for step in steps {
-        match step {
-            Step::OpenNull => null = Some(null_mount()?),
-            Step::OpenBind {
-                slot,
-                source,
-                recursive,
-            } if *slot == trees.len() => trees.push(filesystem::open_bind(source, *recursive)?),
-            other => return Err(StepError::refused("open", other, "no such step")),
-        }
-    }
-    Ok((null, trees))
-}
-
 /// What steps hand to later steps.
 struct Walk {
     /// With the parent, later with whoever says `start`. None once given to execve.
@@ -95,16 +81,11 @@ struct Walk {
     container: Option<OwnedFd>,
     /// The user namespace forbids setgroups(2).
     setgroups_denied: bool,
-    /// The container's root, once pivoted.
-    root: Option<OwnedFd>,
+    build: build::Build,
     /// The OCI state, as hooks get it.
     state: serde_json::Value,
     /// The host's procfs.
     proc: Option<Procfs>,
-    null: Option<filesystem::Stamp>,
-    empty: Option<filesystem::Stamp>,
-    /// Detached bind mounts by slot.
-    trees: Vec<Option<OwnedFd>>,
     home: Option<String>,
     /// What takes the place of the plan's entries of the same names.
     listen: Vec<String>,
@@ -118,9 +99,8 @@ impl Walk {
             talk,
             root,
             container,
-            null,
-            trees,
             preserved,
+            sources,
             door,
         } = descriptors;
         Walk {
@@ -131,12 +111,9 @@ impl Walk {
             container,
             setgroups_denied: false,
             preserved,
-            root: None,
+            build: build::Build::new(sources),
             state: serde_json::Value::Null,
             proc: None,
-            null: null.map(filesystem::Stamp::new),
-            empty: None,
-            trees: trees.into_iter().map(Some).collect(),
             home: None,
             listen: Vec::new(),
             program: None,
@@ -218,46 +195,17 @@ impl Walk {
 
     /// The steps that build the file system.
     fn take_mount(&mut self, step: &Step) -> Result<(), StepError> {
-        match step {
-            Step::OpenBind {
-                slot,
-                source,
-                recursive,
-            } => self.open_bind(*slot, source, *recursive),
-            Step::OpenNull => {
-                self.null = Some(filesystem::open_null()?);
-                Ok(())
-            }
-            Step::IsolateMounts => filesystem::isolate(),
-            Step::PivotRoot { propagation } => {
-                let root = self.host_root.take();
-                let root = root.ok_or_else(|| out_of_order("pivot root", Path::new("/")))?;
-                self.root = Some(filesystem::pivot(&root.into_mount()?, *propagation)?);
-                Ok(())
-            }
-            Step::ClearUmask => {
-                rustix::process::umask(Mode::empty());
-                Ok(())
-            }
-            Step::Mount(wanted) => filesystem::mount(self.root()?, wanted),
-            Step::MountCgroup {
-                destination,
-                flags,
-                hierarchies,
-            } => device::cgroup_view(self.root()?, destination, *flags, hierarchies),
-            Step::AttachBind(bind) => {
-                let tree = self.trees.get_mut(bind.slot).and_then(Option::take);
-                let tree = tree.ok_or_else(|| out_of_order("attach bind", &bind.destination))?;
-                filesystem::attach_bind(self.root()?, &tree, bind)
-            }
-            Step::Device(wanted) => device::node(self.root()?, wanted),
-            Step::OwnNull => device::own_null(self.root()?),
-            Step::Terminal(wanted) => self.open_terminal(wanted),
-            Step::Symlink { path, target } => device::link(self.root()?, path, target),
-            Step::ReadOnlyPath(path) => filesystem::read_only(self.root()?, path),
-            Step::MaskPath(path) => self.mask(path),
-            Step::ReadOnlyRoot => filesystem::read_only_root(),
-            other => self.take_identity(other),
+        if let Step::PivotRoot { propagation, way } = step {
+            let root = self.host_root.take();
+            let root = root.ok_or_else(|| out_of_order("pivot root", Path::new("/")))?;
+            return self.build.enter(&root.into_mount()?, *propagation, *way);
+        }
+        if let Step::Terminal(wanted) = step {
+            return self.open_terminal(wanted);
+        }
+        match self.build.take(step) {
+            Some(taken) => taken,
+            None => self.take_identity(step),
         }
     }
 
@@ -267,10 +215,6 @@ impl Walk {
             Step::Attribute(wanted) => attribute::set(wanted),
             Step::Rlimit(limit) => identity::set_rlimit(limit),
             Step::WorkingDirectory(path) => identity::enter_directory(self.root()?, path),
-            Step::OpenRoot => {
-                self.root = Some(filesystem::slash()?);
-                Ok(())
-            }
             Step::EnterDirectory(path) => identity::enter_existing(self.root()?, path),
             Step::Listen { count, names } => {
                 self.listen = listen(*count, names.as_deref());
@@ -305,10 +249,7 @@ impl Walk {
     }
 
     fn root(&self) -> Result<BorrowedFd<'_>, StepError> {
-        self.root
-            .as_ref()
-            .map(AsFd::as_fd)
-            .ok_or_else(|| out_of_order("resolve", Path::new("/")))
+        self.build.root()
     }
 
     fn proc(&self) -> Result<&Procfs, StepError> {
@@ -362,27 +303,6 @@ impl Walk {
             )),
             None => Err(StepError::refused("hear from", "its parent", "it is gone")),
         }
-    }
-
-    fn open_bind(&mut self, slot: usize, source: &Path, recursive: bool) -> Result<(), StepError> {
-        let tree = filesystem::open_bind(source, recursive)?;
-        if slot != self.trees.len() {
-            return Err(out_of_order("open bind", source));
-        }
-        self.trees.push(Some(tree));
-        Ok(())
-    }
-
-    fn mask(&mut self, path: &Path) -> Result<(), StepError> {
-        let root = self
-            .root
-            .as_ref()
-            .ok_or_else(|| out_of_order("mask", path))?;
-        let null = self
-            .null
-            .as_mut()
-            .ok_or_else(|| out_of_order("mask", path))?;
-        filesystem::mask(root.as_fd(), path, null, &mut self.empty)
     }
 
     /// Without no_new_privs the kernel wants CAP_SYS_ADMIN, which a change of user took out of force.

@@ -34,7 +34,7 @@ use rustix::process::{
 use crate::StepError;
 use crate::cgroup::{ContainerGroup, Entrance};
 use crate::error::Context;
-use crate::init::{self, Descriptors, FromInit, Shape, Talk, ToInit};
+use crate::init::{self, Descriptors, FromInit, Shape, Sources, Talk, ToInit};
 use crate::plan::{Namespace, Plan};
 
 #[allow(unused_imports)] // As above.
@@ -97,7 +97,7 @@ impl NewInit<'_> {
             environment,
         } = self;
         let (ours, theirs) = Talk::pair().context("make", "socket pair")?;
-        let (null, trees) = init::open(&plan.opened)?;
+        let sources = Sources::open(&plan.opened)?;
         user::own_pipes(plan, &stdio)?;
         let directory = match admission {
             Admission::First(group) => group.clone_fd()?,
@@ -131,8 +131,7 @@ impl NewInit<'_> {
                     talk: theirs,
                     root,
                     container,
-                    null,
-                    trees,
+                    sources,
                     door,
                 }
                 .pack();

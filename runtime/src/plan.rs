@@ -25,7 +25,9 @@ mod terminal;
 mod text;
 mod user;
 
-use oci_spec::runtime::LinuxResources;
+use std::path::Path;
+
+use oci_spec::runtime::{LinuxResources, Spec};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Location;
@@ -35,10 +37,10 @@ pub use exec::{Asked, ExecUser};
 pub use facts::HostFacts;
 pub use hook::{Hook, HookKind, Hooks};
 pub use label::LabelKind;
-pub use mounts::{MountFlags, Propagation};
+pub use mounts::{Ids, MountFlags, MountMap, Propagation, Spread, mount_options};
 pub use step::{
-    Bind, CapabilitySets, DeviceKind, DeviceNode, Environment, Filesystem, Joined, Namespace,
-    Rlimit, Step, Terminal, TimeOffsets,
+    Bind, CapabilitySets, CgroupView, DeviceKind, DeviceNode, Environment, Filesystem, Joined,
+    Namespace, Remount, Rlimit, RootChange, Source, Step, Terminal, TimeOffsets,
 };
 pub use user::{IdRange, Mapper, UserNamespace, outside};
 
@@ -94,5 +96,32 @@ impl Plan {
             _ => None,
         });
         args.map_or("", String::as_str)
+    }
+
+    /// Leaves the host's tree by chroot(2): where the host runs from its initial ramfs, pivot_root(2) cannot.
+    pub fn without_pivot(mut self) -> Plan {
+        for step in &mut self.steps {
+            if let Step::PivotRoot { way, .. } = step {
+                *way = RootChange::Chroot;
+            }
+        }
+        self
+    }
+}
+
+/// Makes the paths of a spec absolute that the OCI text counts from the bundle: the root, and sources of binds.
+pub fn count_from_bundle(spec: &mut Spec, bundle: &Path) {
+    if let Some(root) = spec.root_mut() {
+        let path = bundle.join(root.path());
+        root.set_path(path);
+    }
+    for mount in spec.mounts_mut().iter_mut().flatten() {
+        let source = mount
+            .source()
+            .as_ref()
+            .filter(|_| mounts::is_bind_mount(mount));
+        if let Some(source) = source.map(|source| bundle.join(source)) {
+            mount.set_source(Some(source));
+        }
     }
 }

@@ -62,9 +62,16 @@ fn map(spec: &mut Value, ranges: &[(u32, u32, u32)]) {
     spec["linux"]["gidMappings"] = json!(lines);
 }
 
-/// What a user namespace cannot have yet stays out of these tests.
+/// A root that is not the user namespace's own: what shall be mounted needs a place that is there.
+fn root() -> Root {
+    let root = Root::busybox();
+    std::fs::create_dir(root.path("dev")).unwrap();
+    root
+}
+
+/// Only what these tests need.
 fn bare(spec: &mut Value) {
-    spec["mounts"] = json!([]);
+    spec["mounts"] = json!([{"destination": "/dev", "type": "tmpfs", "source": "tmpfs"}]);
     spec["linux"]["maskedPaths"] = json!([]);
     spec["linux"]["readonlyPaths"] = json!([]);
 }
@@ -85,7 +92,7 @@ fn init_of(container: &Container) -> u32 {
 #[ignore = "needs root"]
 fn a_user_namespace_maps_several_ranges() {
     let host = Host::new();
-    let root = Root::busybox();
+    let root = root();
     let path = root.path("tmp");
     std::os::unix::fs::chown(&path, Some(100_000), Some(100_000)).unwrap();
     let outside = rustix::io::fcntl_dupfd_cloexec(&root.mount, 3).unwrap();
@@ -142,7 +149,7 @@ fn a_user_namespace_without_root_is_built_by_whoever_is_mapped() {
         bare(spec);
         spec["process"]["user"] = json!({"uid": 1000, "gid": 1000});
     });
-    let (exit, output) = host.run(&spec, Root::busybox());
+    let (exit, output) = host.run(&spec, root());
     assert_eq!((exit.code, output.as_str()), (0, "1000\n"));
 }
 
@@ -158,7 +165,7 @@ fn capabilities_of_a_user_namespace_reach_nothing_of_the_host() {
             spec["process"]["capabilities"][set] = all.clone();
         }
     });
-    let container = host.create(&spec, Root::busybox()).unwrap();
+    let container = host.create(&spec, root()).unwrap();
     let status = std::fs::read_to_string(format!("/proc/{}/status", init_of(&container))).unwrap();
     // CAP_SYS_RESOURCE is not in this host's bounding set, and in a new user namespace nobody misses it.
     assert!(status.contains("CapEff:\t0000000001280000"), "{status}");
@@ -174,7 +181,7 @@ fn the_oom_score_of_a_user_namespace_is_set_by_the_parent() {
         bare(spec);
         spec["process"]["oomScoreAdj"] = json!(321);
     });
-    let container = host.create(&spec, Root::busybox()).unwrap();
+    let container = host.create(&spec, root()).unwrap();
     let score = format!("/proc/{}/oom_score_adj", init_of(&container));
     assert_eq!(std::fs::read_to_string(score).unwrap().trim(), "321");
     container.delete().unwrap();
@@ -191,7 +198,7 @@ fn a_new_user_namespace_joins_a_network_of_the_host_s() {
         bare(spec);
         set_namespace(spec, json!({"type": "network", "path": holder.path("net")}));
     });
-    let container = host.create(&spec, Root::busybox()).unwrap();
+    let container = host.create(&spec, root()).unwrap();
     let pid = init_of(&container);
     assert_eq!(
         inode(&format!("/proc/{pid}/ns/net")),
@@ -233,7 +240,7 @@ fn every_namespace_is_joined_by_its_path() {
                 spec["hostname"] = json!("joined");
             }
         });
-        let container = host.create(&spec, Root::busybox()).unwrap();
+        let container = host.create(&spec, root()).unwrap();
         let pid = init_of(&container);
         assert_eq!(
             inode(&format!("/proc/{pid}/ns/{file}")),
@@ -254,7 +261,7 @@ fn pid_time_and_user_namespaces_are_joined_by_their_paths() {
         bare(spec);
         set_namespace(spec, json!({"type": "time"}));
     });
-    let first = host.create(&first, Root::busybox()).unwrap();
+    let first = host.create(&first, root()).unwrap();
     let holder = init_of(&first);
     let other = Host::here();
     for kinds in [&["pid"][..], &["time"], &["user"], &["pid", "time", "user"]] {
@@ -265,7 +272,7 @@ fn pid_time_and_user_namespaces_are_joined_by_their_paths() {
                 set_namespace(spec, json!({"type": kind, "path": path}));
             }
         });
-        let container = other.create(&spec, Root::busybox()).unwrap();
+        let container = other.create(&spec, root()).unwrap();
         let pid = init_of(&container);
         for kind in kinds {
             let (here, there) = (
@@ -295,7 +302,7 @@ fn a_time_namespace_has_its_own_clocks() {
         set_namespace(spec, json!({"type": "time"}));
         spec["linux"]["timeOffsets"] = json!({"boottime": {"secs": 1_000_000_000}, "monotonic": {"secs": 7, "nanosecs": 9}});
     });
-    let (exit, output) = host.run(&spec, Root::busybox());
+    let (exit, output) = host.run(&spec, root());
     assert_eq!(exit.code, 0, "{output}");
     let uptime: f64 = output.split('.').next().unwrap().parse().unwrap();
     assert!(uptime >= 1e9, "{output}");
@@ -314,7 +321,7 @@ fn a_clock_that_cannot_be_is_refused() {
         set_namespace(spec, json!({"type": "time"}));
         spec["linux"]["timeOffsets"] = json!({"boottime": {"secs": -1_000_000_000_000i64}});
     });
-    let error = host.create(&spec, Root::busybox()).unwrap_err();
+    let error = host.create(&spec, root()).unwrap_err();
     assert_eq!(error.step, "set time offsets");
     assert!(error.cause.contains("negative"), "{error}");
     host.assert_nothing_left();
@@ -331,7 +338,7 @@ fn the_host_s_own_mount_namespace_is_never_joined() {
         let path = path.replace("/ns", &format!("/task/{thread}/ns"));
         set_namespace(spec, json!({"type": "mount", "path": path}));
     });
-    let error = host.create(&spec, Root::busybox()).unwrap_err();
+    let error = host.create(&spec, root()).unwrap_err();
     assert!(error.cause.contains("the host's root"), "{error}");
     host.assert_nothing_left();
 }
@@ -350,7 +357,7 @@ fn a_namespace_of_another_type_is_refused_and_leaves_nothing() {
             let path = format!("/proc/{}/ns/{file}", std::process::id());
             set_namespace(spec, json!({"type": kind, "path": path}));
         });
-        let error = host.create(&spec, Root::busybox()).unwrap_err();
+        let error = host.create(&spec, root()).unwrap_err();
         assert!(
             error.cause.contains(&format!("it is no {kind} namespace")),
             "{error}"
@@ -365,7 +372,7 @@ fn a_namespace_of_another_type_is_refused_and_leaves_nothing() {
 fn a_waiting_init_holds_nothing_of_its_makers() {
     let host = Host::new();
     let container = host
-        .create(&host.spec(&["/bin/true"], |_| {}), Root::busybox())
+        .create(&host.spec(&["/bin/true"], |_| {}), root())
         .unwrap();
     let fds = format!("/proc/{}/fd", init_of(&container));
     let mut open: Vec<String> = std::fs::read_dir(fds)

@@ -22,7 +22,7 @@ pub use clone::{CloneNamespace, Forked, clone3, clone3_sibling, exit_now};
 pub use exec::{close_all_on_exec, duplicate_inherited, exec_keeping, live_with};
 pub use keyring::join_anonymous_session_keyring;
 pub use link::bring_up_loopback;
-pub use mount::{MountAttributes, mount_setattr};
+pub use mount::{MountAttributes, map_ids, mount_setattr};
 pub use rustix::io::Errno;
 pub use schedule::{
     SchedulingAttributes, set_io_priority, set_memory_policy, set_personality, set_scheduling,

@@ -32,18 +32,20 @@ const LIMITING: [&str; 5] = ["cpu", "cpuacct", "cpuset", "memory", "pids"];
 
 /// A mounted cgroup file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mount {
+pub(crate) struct Mount {
     /// Major and minor number of its superblock: the identity of the hierarchy.
-    pub(super) device: (u32, u32),
+    pub(crate) device: (u32, u32),
+    /// The group that is the root of what is mounted.
+    pub(crate) root: PathBuf,
     /// The mount point.
-    pub(super) point: PathBuf,
+    pub(crate) point: PathBuf,
     /// What is mounted.
-    pub(super) kind: Kind,
+    pub(crate) kind: Kind,
 }
 
 /// The two versions of cgroups.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// A v1 hierarchy with its controllers and, for a named one, `name=...`.
     V1(Vec<String>),
     /// The v2 hierarchy. `local_events`: mounted with `memory_localevents`.
@@ -63,7 +65,7 @@ pub(super) enum Layout {
 }
 
 /// All cgroup mounts in the text, in its order. Lines that are no mountinfo lines are passed over.
-pub(super) fn parse(mountinfo: &[u8]) -> Vec<Mount> {
+pub(crate) fn parse(mountinfo: &[u8]) -> Vec<Mount> {
     mountinfo
         .split(|byte| *byte == b'\n')
         .filter_map(line)
@@ -103,11 +105,13 @@ pub(super) fn layout(mounts: Vec<Mount>) -> Option<Layout> {
 fn line(text: &[u8]) -> Option<Mount> {
     let mut fields = text.split(|byte| *byte == b' ');
     let device = device(fields.nth(2)?)?;
-    let point = unescape(fields.nth(1)?);
+    let root = unescape(fields.next()?);
+    let point = unescape(fields.next()?);
     fields.find(|field| *field == b"-")?;
     let kind = kind(fields.next()?, fields.nth(1)?)?;
     Some(Mount {
         device,
+        root,
         point,
         kind,
     })
@@ -138,7 +142,7 @@ fn kind(filesystem: &[u8], options: &[u8]) -> Option<Kind> {
 }
 
 /// Space, tab, newline and backslash stand as `\ooo` in mountinfo.
-fn unescape(text: &[u8]) -> PathBuf {
+pub(crate) fn unescape(text: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((&byte, tail)) = rest.split_first() {

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use super::sources::{Sources, SourcesShape};
 use super::talk::Talk;
 use crate::launch::{Door, Root};
 
@@ -19,10 +20,8 @@ pub(crate) struct Descriptors {
     pub(crate) root: Option<Root>,
     /// The container's first process, whose namespaces are joined.
     pub(crate) container: Option<OwnedFd>,
-    /// The null device for masks, if the parent opened it.
-    pub(crate) null: Option<OwnedFd>,
-    /// The bind mounts that the parent opened, by slot.
-    pub(crate) trees: Vec<OwnedFd>,
+    /// What the parent opened for init.
+    pub(crate) sources: Sources,
     /// Where `start` is heard.
     pub(crate) door: Door,
 }
@@ -32,9 +31,8 @@ pub(crate) struct Descriptors {
 pub(crate) struct Shape {
     root: RootShape,
     container: bool,
-    null: bool,
     listener: bool,
-    trees: usize,
+    sources: SourcesShape,
     preserved: usize,
 }
 
@@ -57,6 +55,8 @@ impl Descriptors {
             Some(Root::Path(path)) => RootShape::Path(path),
             None => RootShape::None,
         };
+        let (opened, sources) = self.sources.pack();
+        kept.extend(opened);
         let listener = match self.door {
             Door::Parent => None,
             Door::Listener(listener) => Some(listener),
@@ -64,15 +64,12 @@ impl Descriptors {
         let shape = Shape {
             root,
             container: self.container.is_some(),
-            null: self.null.is_some(),
             listener: listener.is_some(),
-            trees: self.trees.len(),
+            sources,
             preserved: self.preserved.len(),
         };
         kept.extend(self.container);
-        kept.extend(self.null);
         kept.extend(listener);
-        kept.extend(self.trees);
         kept.extend(self.preserved);
         (kept, shape)
     }
@@ -87,23 +84,21 @@ impl Descriptors {
             RootShape::Mount => Some(Root::Mount(kept.next()?)),
             RootShape::Path(path) => Some(Root::Path(path.clone())),
         };
+        let sources = Sources::unpack(&mut kept, &shape.sources)?;
         let mut next_if = |there: bool| match there {
             true => kept.next().map(Some),
             false => Some(None),
         };
-        let (container, null) = (next_if(shape.container)?, next_if(shape.null)?);
+        let container = next_if(shape.container)?;
         let door = next_if(shape.listener)?.map_or(Door::Parent, Door::Listener);
-        let trees: Vec<OwnedFd> = kept.by_ref().take(shape.trees).collect();
         let preserved: Vec<OwnedFd> = kept.collect();
-        let whole = (trees.len(), preserved.len()) == (shape.trees, shape.preserved);
-        whole.then_some(Descriptors {
+        (preserved.len() == shape.preserved).then_some(Descriptors {
             stdio,
             preserved,
             talk,
             root,
             container,
-            null,
-            trees,
+            sources,
             door,
         })
     }
@@ -121,15 +116,14 @@ mod tests {
 
     #[test]
     fn what_is_packed_comes_out_again() {
-        for (there, trees) in [(true, 2), (false, 0)] {
+        for (there, preserved) in [(true, 2), (false, 0)] {
             let given = Descriptors {
                 stdio: [null(), null(), null()],
                 talk: Talk::from_fd(null()),
                 root: there.then(|| Root::Mount(null())),
                 container: there.then(null),
-                null: there.then(null),
-                trees: (0..trees).map(|_| null()).collect(),
-                preserved: (0..trees).map(|_| null()).collect(),
+                sources: Sources::default(),
+                preserved: (0..preserved).map(|_| null()).collect(),
                 door: if there {
                     Door::Listener(null())
                 } else {
@@ -145,10 +139,9 @@ mod tests {
                     Door::Listener(door) => Some(door.as_raw_fd()),
                     Door::Parent => None,
                 };
-                let lists = of.trees.iter().chain(&of.preserved);
-                let trees: Vec<i32> = lists.map(OwnedFd::as_raw_fd).collect();
+                let preserved: Vec<i32> = of.preserved.iter().map(OwnedFd::as_raw_fd).collect();
                 let number = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::as_raw_fd);
-                (root, door, number(&of.container), number(&of.null), trees)
+                (root, door, number(&of.container), preserved)
             };
             let before = numbers(&given);
             let (kept, shape) = given.pack();

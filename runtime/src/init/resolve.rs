@@ -12,6 +12,8 @@ use std::path::{Component, Path};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use crate::StepError;
+
 /// Links followed in one path before it counts as a loop, as in the kernel.
 const MAX_LINKS: usize = 40;
 /// Components handled in one path; PATH_MAX of one-letter names.
@@ -54,6 +56,37 @@ pub(super) fn open_or_make(
     match open(root, path) {
         Err(Errno::NOENT) => Walk::new(root, path)?.run(missing),
         other => other,
+    }
+}
+
+/// As [`open_or_make`], but a symlink at the end is what is meant.
+pub(super) fn open_or_make_last(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    missing: Missing,
+) -> Result<OwnedFd, Errno> {
+    let (parent, name) = parent(root, path)?;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(&parent, name, flags, Mode::empty()) {
+        Err(Errno::NOENT) => {
+            make(parent.as_fd(), name, missing)?;
+            rustix::fs::openat(&parent, name, flags, Mode::empty())
+        }
+        other => other,
+    }
+}
+
+/// Why [`real_directory`] failed, in words.
+pub(super) fn not_real(step: &str, subject: &str, errno: Errno) -> StepError {
+    let error = StepError::io(step, subject, errno);
+    match errno {
+        Errno::NOTDIR | Errno::LOOP => StepError {
+            cause:
+                "the image has something other than a directory there; it must be a real directory"
+                    .into(),
+            ..error
+        },
+        _ => error,
     }
 }
 

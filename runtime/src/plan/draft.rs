@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Linux, Process, Spec};
 
 use super::attribute::Attribute;
-use super::devices::{default_devices, default_links, node};
+use super::devices::Devices;
 use super::facts::HostFacts;
 use super::hook::{Hook, HookKind, Hooks};
 use super::label::{LabelKind, Labels};
-use super::mounts::{self, Propagation};
+use super::mounts::{Around, Mounts, Propagation, Spread};
 use super::namespaces::Namespaces;
 use super::program::{Program, rlimits};
-use super::step::{CapabilitySets, Namespace, Step};
+use super::step::{CapabilitySets, Namespace, RootChange, Step};
 use super::sysctl::Sysctls;
 use super::{Plan, attribute, capabilities, hook, label, refusals, sysctl, terminal};
 use crate::cgroup::{Driver, Location, Surroundings};
@@ -48,13 +48,14 @@ impl Plan {
             state: serde_json::Value::Null,
             warnings: Vec::new(),
         };
-        let own_cgroup = namespaces.new_cgroup || namespaces.joins(Namespace::Cgroup);
-        let view = own_cgroup.then_some(host.v1_hierarchies.as_slice());
-        let (open, mut attach) = mounts::steps(spec.mounts().as_deref().unwrap_or_default(), view)?;
+        let around = Around::of(linux, host, &namespaces);
+        let mut mounts = Mounts::of(spec.mounts().as_deref().unwrap_or_default(), &around)?;
+        let devices = Devices::of(linux, &mounts.attach, &around)?;
         let labels = label::of_process(process, host)?;
         let sysctls = sysctl::of(spec)?;
-        plan.warnings
-            .extend(label::on_mounts(linux, host, &mut attach)?);
+        let made = mounts.open.iter_mut().chain(&mut mounts.attach);
+        plan.warnings.extend(label::on_mounts(linux, host, made)?);
+        plan.warnings.append(&mut mounts.warnings);
         plan.warnings.extend(labels.warnings.iter().cloned());
         plan.enter(process, &namespaces, &labels, &sysctls, host);
         plan.names(spec, &namespaces)?;
@@ -64,9 +65,10 @@ impl Plan {
         )?;
         plan.hooks(hooks.by_parent, hooks.create_container);
         plan.write_proc(labels, sysctls);
-        plan.root(linux, open, namespaces.parent_opens(host))?;
-        plan.furnish(linux, attach, terminal::for_init(process)?)?;
-        plan.settle(spec, process)?;
+        plan.root(linux, &mounts, &devices, &around)?;
+        let made = devices.make.into_iter().chain(terminal::for_init(process)?);
+        plan.furnish(linux, mounts.attach, made)?;
+        plan.settle(spec, process, linux, mounts.seal)?;
         plan.become_user(linux, process, host, namespaces.other_user())?;
         plan.start_hooks(hooks.start_container);
         plan.user(process, namespaces)?;
@@ -188,19 +190,29 @@ impl Plan {
     fn root(
         &mut self,
         linux: &Linux,
-        open: Vec<Step>,
-        parent_opens: bool,
+        mounts: &Mounts,
+        devices: &Devices,
+        around: &Around,
     ) -> Result<(), StepError> {
-        let propagation = Propagation::of_root(linux.rootfs_propagation().as_deref())?;
-        let opened = if parent_opens {
-            &mut self.opened
-        } else {
-            &mut self.steps
+        let propagation = Spread::of_root(linux.rootfs_propagation().as_deref())?;
+        let masks = linux
+            .masked_paths()
+            .as_ref()
+            .is_some_and(|paths| !paths.is_empty());
+        let null = masks.then_some(Step::OpenNull);
+        let (early, late) = match around.parent_opens {
+            true => (null, None),
+            false => (None, null),
         };
-        opened.push(Step::OpenNull);
-        opened.extend(open);
+        let before = [&mounts.before, &devices.before].into_iter().flatten();
+        self.opened.extend(early.into_iter().chain(before.cloned()));
+        let open = [&mounts.open, &devices.open].into_iter().flatten();
+        self.steps.extend(late.into_iter().chain(open.cloned()));
         self.steps.push(Step::IsolateMounts);
-        self.steps.push(Step::PivotRoot { propagation });
+        self.steps.push(Step::PivotRoot {
+            propagation,
+            way: RootChange::default(),
+        });
         self.steps.push(Step::ClearUmask);
         Ok(())
     }
@@ -209,25 +221,11 @@ impl Plan {
         &mut self,
         linux: &Linux,
         attach: Vec<Step>,
-        terminal: Option<Step>,
+        // Of these the last is the terminal: once /dev is whole, and before anything of it may be read-only or hidden.
+        devices: impl Iterator<Item = Step>,
     ) -> Result<(), StepError> {
-        // Only a /dev that is ours is filled: into an image's own directory nothing is written.
-        let own_dev = attach
-            .iter()
-            .any(|step| matches!(step, Step::Mount(fs) if fs.kind == "tmpfs" && fs.destination == Path::new("/dev")));
         self.steps.extend(attach);
-        if own_dev {
-            self.steps.extend(default_devices());
-            self.steps.push(Step::OwnNull);
-        }
-        for device in linux.devices().iter().flatten() {
-            self.steps.push(Step::Device(node(device)?));
-        }
-        if own_dev {
-            self.steps.extend(default_links());
-        }
-        // Once /dev is whole, and before anything of it may become read-only or hidden.
-        self.steps.extend(terminal);
+        self.steps.extend(devices);
         // After the mounts that they hide or protect. Masks last: a read-only bind on top would uncover them.
         for path in linux.readonly_paths().iter().flatten() {
             self.steps.push(Step::ReadOnlyPath(absolute(
@@ -243,11 +241,25 @@ impl Plan {
     }
 
     /// The last that writes to the root, after which it may become read-only.
-    fn settle(&mut self, spec: &Spec, process: &Process) -> Result<(), StepError> {
+    fn settle(
+        &mut self,
+        spec: &Spec,
+        process: &Process,
+        linux: &Linux,
+        seal: bool,
+    ) -> Result<(), StepError> {
         self.steps.push(Step::WorkingDirectory(absolute(
             "working directory",
             process.cwd(),
         )?));
+        self.steps.extend(seal.then_some(Step::Seal));
+        // A shared root would hand all that is attached to it to its peers, and of an unbindable one no path could
+        // be protected.
+        let propagation = Spread::of_root(linux.rootfs_propagation().as_deref())?;
+        let late = [Propagation::Shared, Propagation::Unbindable];
+        let late = late.contains(&propagation.propagation);
+        self.steps
+            .extend(late.then_some(Step::RootPropagation(propagation)));
         let read_only = spec.root().as_ref().and_then(|root| root.readonly()) == Some(true);
         self.steps.extend(read_only.then_some(Step::ReadOnlyRoot));
         Ok(())

@@ -25,6 +25,8 @@ pub struct HostFacts {
     pub selinux: bool,
     /// Whether CAP_SYS_ADMIN is in force: namespaces and mounts need it, in the user namespace we are in.
     pub privileged: bool,
+    /// Whether this process lives in the initial user namespace: elsewhere no device node can be made.
+    pub initial_user_namespace: bool,
     /// Effective user id.
     pub uid: u32,
     /// Effective group id.
@@ -50,6 +52,7 @@ impl HostFacts {
             selinux: rustix::fs::statfs("/sys/fs/selinux")
                 .is_ok_and(|statfs| statfs.f_type == SELINUX_MAGIC),
             privileged: effective.contains(CapabilitySet::SYS_ADMIN),
+            initial_user_namespace: initial_user_namespace()?,
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
         })
@@ -75,6 +78,12 @@ fn capabilities() -> Result<(Vec<String>, Vec<String>), StepError> {
         }
     }
     Ok((supported, bounding))
+}
+
+/// The initial one has this inode number on every host (PROC_USER_INIT_INO).
+fn initial_user_namespace() -> Result<bool, StepError> {
+    let stat = rustix::fs::stat("/proc/self/ns/user").context("stat", "/proc/self/ns/user")?;
+    Ok(stat.st_ino == 0xEFFF_FFFD)
 }
 
 /// cgroups(7): lines are `id:controllers:path`; v2 is the one without controllers.

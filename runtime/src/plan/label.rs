@@ -58,10 +58,10 @@ pub(super) fn of_process(process: &Process, host: &HostFacts) -> Result<Labels, 
 
 /// Labels the file systems that are made for the container. proc and sysfs take no label, and cgroup and mqueue
 /// file systems belong to more than one container.
-pub(super) fn on_mounts(
+pub(super) fn on_mounts<'a>(
     linux: &Linux,
     host: &HostFacts,
-    steps: &mut [Step],
+    steps: impl Iterator<Item = &'a mut Step>,
 ) -> Result<Option<String>, StepError> {
     let Some(text) = said("linux.mountLabel", linux.mount_label())? else {
         return Ok(None);
@@ -70,10 +70,12 @@ pub(super) fn on_mounts(
         return Ok(Some(nobody("SELinux mount label", text, "SELinux")));
     }
     for step in steps {
-        if let Step::Mount(Filesystem { kind, data, .. }) = step
-            && !matches!(kind.as_str(), "proc" | "sysfs" | "mqueue")
-            && !data.iter().any(|(key, _)| key == "context")
-        {
+        let (Step::Mount(filesystem) | Step::OpenFilesystem { filesystem, .. }) = step else {
+            continue;
+        };
+        let Filesystem { kind, data, .. } = filesystem;
+        let unlabelled = matches!(kind.as_str(), "proc" | "sysfs" | "mqueue");
+        if !unlabelled && !data.iter().any(|(key, _)| key == "context") {
             data.push(("context".into(), Some(text.into())));
         }
     }

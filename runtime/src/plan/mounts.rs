@@ -1,52 +1,31 @@
-//! Mount options of the OCI spec, and where mounts may not go.
+//! The mounts of a spec: what is opened while the host's tree is in sight, and what is attached below the root.
 //!
-//! Source: runtime-spec config.md "Mounts", mount(8), mount_setattr(2).
+//! ```text
+//!   before   the parent, with the host's rights: sources of a container with a user namespace, id-mapped mounts
+//!   open     init, before the host's tree goes: sources, and file systems whose parameters name host paths
+//!   attach   init, inside the root, in the spec's order
+//! ```
+//! Source: runtime-spec config.md "Mounts", mount(8), user_namespaces(7). A mount that may not be made in a user
+//! namespace, because the namespace that it shows is the host's, is replaced by a clone of the host's own mount.
 
-use std::fmt;
+mod flags;
+mod idmap;
+mod options;
+
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::Mount;
-use serde::{Deserialize, Serialize};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount};
 
-use super::step::{Bind, Filesystem, Step};
+use super::facts::HostFacts;
+use super::namespaces::Namespaces;
+use super::step::{Bind, CgroupView, Filesystem, Namespace, Remount, Source, Step};
+use super::user::outside;
 use crate::StepError;
 
-/// MOUNT_ATTR_* bits to set and to clear on a mount.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MountFlags {
-    /// Bits to set.
-    pub set: u64,
-    /// Bits to clear first.
-    pub clear: u64,
-}
-
-/// Mount propagation, mount_namespaces(7). Shared mounts are refused: they would reach back to the host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Propagation {
-    /// Nothing crosses.
-    #[default]
-    Private,
-    /// What the host mounts later below a bind appears here too.
-    Slave,
-    /// Private, and cannot be bind-mounted.
-    Unbindable,
-}
-
-/// What a list of options means.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Options {
-    flags: MountFlags,
-    propagation: Propagation,
-    bind: Option<Recursion>,
-    data: Vec<(String, Option<String>)>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Recursion {
-    One,
-    Tree,
-}
+pub use flags::{MountFlags, Propagation, Spread};
+pub use idmap::{Ids, MountMap};
+pub use options::mount_options;
+use options::{Options, Recursion};
 
 /// Files below /proc that programs such as lxcfs replace; anywhere else below /proc a mount could fake
 /// what the runtime itself reads and writes there (CVE-2019-16884 and its successors).
@@ -64,352 +43,359 @@ const MOUNTABLE_BELOW_PROC: [&str; 11] = [
     "/proc/sys/crypto/fips_enabled",
 ];
 
-/// The steps of all mounts: the ones that open host paths, and the ones that attach, both in spec order.
-pub(super) fn steps(
-    mounts: &[Mount],
-    cgroup_hierarchies: Option<&[String]>,
-) -> Result<(Vec<Step>, Vec<Step>), StepError> {
-    let (mut open, mut attach) = (Vec::new(), Vec::new());
-    for mount in mounts {
-        let destination = destination(mount)?;
-        let kind = mount.typ().as_deref().unwrap_or("none");
-        let options = Options::parse(mount.options().as_deref().unwrap_or_default(), &destination)?;
-        match (kind, options.bind) {
-            (_, Some(recursion)) => {
-                let (opened, attached) = bind(mount, destination, options, recursion, open.len())?;
-                open.push(opened);
-                attach.push(attached);
-            }
-            ("bind", None) => {
-                let (opened, attached) =
-                    bind(mount, destination, options, Recursion::One, open.len())?;
-                open.push(opened);
-                attach.push(attached);
-            }
-            ("cgroup", None) => attach.push(cgroup(destination, options, cgroup_hierarchies)?),
-            ("proc" | "sysfs" | "tmpfs" | "devpts" | "mqueue", None) => {
-                attach.push(filesystem(kind, destination, options)?);
-            }
-            _ => {
-                return Err(refused(
-                    &destination,
-                    format!(
-                        "file system type `{kind}` is not one of bind, cgroup, devpts, mqueue, proc, sysfs, tmpfs"
-                    ),
-                ));
-            }
+/// File systems that show the kernel's state for the namespaces of whoever mounts them, and need no path.
+const PLAIN: [&str; 5] = ["proc", "sysfs", "tmpfs", "devpts", "mqueue"];
+
+/// What the mounts depend on beside themselves.
+#[derive(Debug)]
+pub(super) struct Around {
+    /// Whether the container lives in a user namespace that is not the initial one: its own, or its parent's.
+    pub(super) user: bool,
+    /// Whether the parent opens what belongs to the host: it may do more than init, or sees more.
+    pub(super) parent_opens: bool,
+    /// Whether this process may open mounts.
+    privileged: bool,
+    /// Whether this process may make device nodes.
+    pub(super) makes_nodes: bool,
+    /// The map of that user namespace.
+    pub(super) ids: Option<Ids>,
+    /// The namespaces that are not the host's.
+    own: Vec<LinuxNamespaceType>,
+    own_cgroup: bool,
+    hierarchies: Vec<String>,
+}
+
+/// The steps of all mounts.
+#[derive(Debug, Default)]
+pub(super) struct Mounts {
+    /// Walked by the parent.
+    pub(super) before: Vec<Step>,
+    /// Walked by init before the pivot.
+    pub(super) open: Vec<Step>,
+    /// Walked by init after it.
+    pub(super) attach: Vec<Step>,
+    /// Whether a mount must be made read-only once all that stands on it is there.
+    pub(super) seal: bool,
+    pub(super) warnings: Vec<String>,
+    /// Binds and file systems that are opened early, counted.
+    slots: usize,
+}
+
+impl Around {
+    pub(super) fn of(linux: &Linux, host: &HostFacts, namespaces: &Namespaces) -> Around {
+        let own: Vec<_> = linux
+            .namespaces()
+            .iter()
+            .flatten()
+            .map(|namespace| namespace.typ())
+            .collect();
+        let new = namespaces.user.as_ref().map(|user| Ids::Ranges {
+            uids: user.uids.clone(),
+            gids: user.gids.clone(),
+        });
+        let joined = namespaces
+            .join
+            .iter()
+            .find(|joined| joined.namespace == Namespace::User);
+        Around {
+            user: namespaces.other_user() || !host.initial_user_namespace,
+            parent_opens: namespaces.parent_opens(host),
+            privileged: host.privileged,
+            makes_nodes: host.initial_user_namespace && host.privileged,
+            ids: new.or(joined.map(|joined| Ids::Namespace(joined.path.clone()))),
+            own_cgroup: own.contains(&LinuxNamespaceType::Cgroup),
+            own,
+            hierarchies: host.v1_hierarchies.clone(),
         }
     }
-    Ok((open, attach))
+
+    /// The host's own mount of a kind that a user namespace may not mount, as it does not own what it would show.
+    fn borrowed(&self, kind: &str) -> Option<&'static str> {
+        let (needed, host) = match kind {
+            "proc" => (LinuxNamespaceType::Pid, "/proc"),
+            "sysfs" => (LinuxNamespaceType::Network, "/sys"),
+            "mqueue" => (LinuxNamespaceType::Ipc, "/dev/mqueue"),
+            _ => return None,
+        };
+        (self.user && !self.own.contains(&needed)).then_some(host)
+    }
+
+    fn maps_gid(&self, gid: &str) -> bool {
+        let (Some(Ids::Ranges { gids, .. }), Ok(gid)) = (&self.ids, gid.parse::<u32>()) else {
+            return true;
+        };
+        outside(gids, gid).is_some()
+    }
 }
 
-fn refused(subject: impl AsRef<Path>, cause: impl Into<String>) -> StepError {
-    StepError::refused("plan mount", subject.as_ref().display(), cause)
+impl Mounts {
+    pub(super) fn of(mounts: &[Mount], around: &Around) -> Result<Mounts, StepError> {
+        let mut planned = Mounts::default();
+        for mount in mounts {
+            let destination = destination(mount.destination());
+            let add = planned.add(mount, &destination, around, mounts);
+            add.map_err(|cause| {
+                StepError::refused("plan mount", mount.destination().display(), cause)
+            })?;
+        }
+        Ok(planned)
+    }
+
+    fn add(
+        &mut self,
+        mount: &Mount,
+        destination: &Path,
+        around: &Around,
+        all: &[Mount],
+    ) -> Result<(), String> {
+        let options = Options::parse(mount.options().as_deref().unwrap_or_default());
+        let kind = mount.typ().as_deref().unwrap_or("none");
+        check_destination(destination, kind, &options)?;
+        if options.remount {
+            self.attach.push(Step::Remount(Remount {
+                destination: destination.to_owned(),
+                flags: options.flags,
+                tree: options.tree,
+                data: options.data,
+            }));
+            return Ok(());
+        }
+        if let Some(recursion) = is_bind(kind, &options) {
+            let source = mount.source().clone().unwrap_or_default();
+            if !source.is_absolute() {
+                return Err("the source of a bind mount must be an absolute path, or one relative to a bundle".into());
+            }
+            for name in options.foreign() {
+                let warning = format!(
+                    "mount {}: a bind mount has no option `{name}`",
+                    destination.display()
+                );
+                self.warnings.push(warning);
+            }
+            let map = idmap::of(mount, options.map.as_ref(), around.ids.as_ref())?;
+            self.bind(source, destination, options, recursion, map, around);
+            return Ok(());
+        }
+        if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() || options.map.is_some()
+        {
+            return Err("only a bind mount can be id-mapped".into());
+        }
+        match kind {
+            "none" => return Err("a mount needs a type, or the option `bind` or `rbind`".into()),
+            "cgroup" => self.cgroup(destination, &options, around),
+            _ if around.borrowed(kind).is_some() => {
+                self.borrow(kind, destination, options, around, all);
+            }
+            _ => self.filesystem(kind, mount, destination, options, around)?,
+        }
+        Ok(())
+    }
+
+    fn bind(
+        &mut self,
+        path: PathBuf,
+        destination: &Path,
+        options: Options,
+        recursion: Recursion,
+        map: Option<MountMap>,
+        around: &Around,
+    ) {
+        let early = around.parent_opens || (map.is_some() && around.privileged);
+        let source = Source {
+            slot: self.slot(),
+            path,
+            recursive: recursion == Recursion::Tree,
+            follow: !options.no_follow_source,
+            copy_symlink: options.copy_symlink,
+            map,
+        };
+        let slot = source.slot;
+        let list = if early {
+            &mut self.before
+        } else {
+            &mut self.open
+        };
+        list.push(Step::OpenBind(source));
+        let recursive = Spread {
+            recursive: true,
+            ..Spread::default()
+        };
+        self.attach.push(Step::AttachBind(Bind {
+            slot,
+            destination: destination.to_owned(),
+            flags: options.flags,
+            tree: options.tree,
+            propagation: options.propagation.unwrap_or(recursive),
+            follow: !options.no_follow_destination,
+        }));
+    }
+
+    /// As a clone of the host's: read-only with all below it if it is sysfs, of which the rest is the host's.
+    fn borrow(
+        &mut self,
+        kind: &str,
+        destination: &Path,
+        options: Options,
+        around: &Around,
+        all: &[Mount],
+    ) {
+        let host = around.borrowed(kind).unwrap_or("/");
+        let mut tree = options.tree;
+        if kind == "sysfs" {
+            tree.change(libc::MOUNT_ATTR_RDONLY, 0);
+        }
+        let options = Options {
+            tree,
+            data: Vec::new(),
+            ..options
+        };
+        self.bind(
+            host.into(),
+            destination,
+            options,
+            Recursion::Tree,
+            None,
+            around,
+        );
+        // The host's cgroups came along (CVE-2023-25809).
+        let cgroups = destination.join("fs/cgroup");
+        let replaced = |mount: &Mount| self::destination(mount.destination()) == cgroups;
+        if kind == "sysfs" && !all.iter().any(replaced) {
+            self.attach.push(Step::Hide(cgroups));
+        }
+    }
+
+    fn cgroup(&mut self, destination: &Path, options: &Options, around: &Around) {
+        let mut flags = options.flags;
+        flags.change(
+            libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC,
+            0,
+        );
+        let hierarchies = around.hierarchies.clone();
+        if !around.own_cgroup {
+            // Without a namespace a new mount would show the host's groups: clones of the container's own instead.
+            self.open.push(Step::OpenCgroups(hierarchies.clone()));
+        }
+        self.attach.push(Step::MountCgroup(CgroupView {
+            destination: destination.to_owned(),
+            flags,
+            hierarchies,
+            cloned: !around.own_cgroup,
+        }));
+    }
+
+    fn filesystem(
+        &mut self,
+        kind: &str,
+        mount: &Mount,
+        destination: &Path,
+        mut options: Options,
+        around: &Around,
+    ) -> Result<(), String> {
+        if options.copy_up && (kind != "tmpfs" || destination == Path::new("/")) {
+            return Err("tmpcopyup is for a tmpfs below the root".into());
+        }
+        if kind == "devpts" {
+            // The kernel refuses a group that the user namespace does not have.
+            options.data.retain(|(name, value)| {
+                name != "gid" || value.as_deref().is_none_or(|gid| around.maps_gid(gid))
+            });
+        }
+        // The container may have nothing to write on it, but its mount points and devices must be made.
+        let sealed = kind == "tmpfs" && options.flags.read_only();
+        self.seal |= sealed;
+        let source = mount
+            .source()
+            .as_ref()
+            .map(|source| source.to_string_lossy());
+        let filesystem = Filesystem {
+            kind: kind.to_owned(),
+            source: source
+                .map(|source| source.into_owned())
+                .filter(|source| !source.is_empty()),
+            destination: destination.to_owned(),
+            real_directory: matches!(kind, "proc" | "sysfs"),
+            flags: if sealed {
+                options.flags.without(libc::MOUNT_ATTR_RDONLY)
+            } else {
+                options.flags
+            },
+            data: options.data,
+            propagation: options.propagation.unwrap_or_default(),
+            copy_up: options.copy_up,
+            sealed,
+        };
+        // In a user namespace the kernel lets procfs and sysfs be mounted only while another one is in sight.
+        let early = !PLAIN.contains(&kind) || (around.user && matches!(kind, "proc" | "sysfs"));
+        if early {
+            let slot = self.slot();
+            let opened = filesystem.clone();
+            self.open.push(Step::OpenFilesystem {
+                slot,
+                filesystem: opened,
+            });
+            self.attach
+                .push(Step::AttachFilesystem { slot, filesystem });
+        } else {
+            self.attach.push(Step::Mount(filesystem));
+        }
+        Ok(())
+    }
+
+    fn slot(&mut self) -> usize {
+        self.slots += 1;
+        self.slots - 1
+    }
 }
 
-/// The destination, made absolute and free of `.` and `..`, where it may stand.
-fn destination(mount: &Mount) -> Result<PathBuf, StepError> {
-    let given = mount.destination();
+fn is_bind(kind: &str, options: &Options) -> Option<Recursion> {
+    options.bind.or((kind == "bind").then_some(Recursion::One))
+}
+
+/// Whether its source is a path.
+pub(super) fn is_bind_mount(mount: &Mount) -> bool {
+    let options = Options::parse(mount.options().as_deref().unwrap_or_default());
+    is_bind(mount.typ().as_deref().unwrap_or("none"), &options).is_some()
+}
+
+/// Absolute, and free of `.` and `..`: a relative one counts from the root, as the OCI text says.
+fn destination(given: &Path) -> PathBuf {
     let mut clean = PathBuf::from("/");
     for component in given.components() {
         match component {
             Component::Normal(name) => clean.push(name),
-            Component::ParentDir => {
-                return Err(refused(given, "a destination may not contain `..`"));
-            }
+            Component::ParentDir => drop(clean.pop()),
             Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
         }
     }
-    if clean == Path::new("/") {
-        return Err(refused(given, "a mount may not cover the container's root"));
-    }
-    let below_proc = clean.starts_with("/proc") && clean != Path::new("/proc");
-    if below_proc
-        && !MOUNTABLE_BELOW_PROC
-            .iter()
-            .any(|allowed| clean == Path::new(allowed))
-    {
-        return Err(refused(
-            given,
-            "mounts below /proc are refused, except over files such as /proc/meminfo",
-        ));
-    }
-    if clean == Path::new("/proc") && mount.typ().as_deref() != Some("proc") {
-        return Err(refused(
-            given,
-            "only a mount of type proc may stand at /proc",
-        ));
-    }
-    Ok(clean)
+    clean
 }
 
-fn bind(
-    mount: &Mount,
-    destination: PathBuf,
-    options: Options,
-    recursion: Recursion,
-    slot: usize,
-) -> Result<(Step, Step), StepError> {
-    let source = mount.source().clone().unwrap_or_default();
-    if !source.is_absolute() {
-        return Err(refused(
-            &destination,
-            "the source of a bind mount must be an absolute path",
-        ));
+/// Where a mount may stand. What a bind at /proc really is, init sees.
+fn check_destination(destination: &Path, kind: &str, options: &Options) -> Result<(), String> {
+    let proc = Path::new("/proc");
+    if !destination.starts_with(proc) {
+        return Ok(());
     }
-    if let Some((key, _)) = options.data.first() {
-        return Err(refused(
-            &destination,
-            format!("a bind mount has no option `{key}`"),
-        ));
-    }
-    let Options {
-        flags, propagation, ..
-    } = options;
-    let open = Step::OpenBind {
-        slot,
-        source,
-        recursive: recursion == Recursion::Tree,
-    };
-    Ok((
-        open,
-        Step::AttachBind(Bind {
-            slot,
-            destination,
-            flags,
-            propagation,
-        }),
-    ))
-}
-
-fn cgroup(
-    destination: PathBuf,
-    options: Options,
-    hierarchies: Option<&[String]>,
-) -> Result<Step, StepError> {
-    let Some(hierarchies) = hierarchies else {
-        return Err(refused(
-            &destination,
-            "a cgroup mount without a cgroup namespace would show the host's; add the namespace or drop the mount",
-        ));
-    };
-    let mut flags = options.flags;
-    if flags.set & libc::MOUNT_ATTR_RDONLY == 0 {
-        return Err(refused(
-            &destination,
-            "a writable cgroup mount is not supported; add the option `ro`",
-        ));
-    }
-    flags.set |= libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
-    Ok(Step::MountCgroup {
-        destination,
-        flags,
-        hierarchies: hierarchies.to_vec(),
-    })
-}
-
-fn filesystem(kind: &str, destination: PathBuf, options: Options) -> Result<Step, StepError> {
-    let Options {
-        flags,
-        propagation,
-        data,
-        ..
-    } = options;
-    let real_directory = matches!(kind, "proc" | "sysfs");
-    let kind = kind.to_owned();
-    Ok(Step::Mount(Filesystem {
-        kind,
-        destination,
-        real_directory,
-        flags,
-        data,
-        propagation,
-    }))
-}
-
-impl Options {
-    fn parse(options: &[String], subject: &Path) -> Result<Options, StepError> {
-        let mut parsed = Options::default();
-        for option in options {
-            parsed
-                .add(option)
-                .map_err(|cause| refused(subject, cause))?;
-        }
-        Ok(parsed)
-    }
-
-    fn add(&mut self, option: &str) -> Result<(), String> {
-        match option {
-            "bind" => self.bind = Some(Recursion::One),
-            "rbind" => self.bind = Some(Recursion::Tree),
-            "private" | "rprivate" => self.propagation = Propagation::Private,
-            "slave" | "rslave" => self.propagation = Propagation::Slave,
-            "unbindable" | "runbindable" => self.propagation = Propagation::Unbindable,
-            "shared" | "rshared" => {
-                return Err("shared propagation would reach back to the host; use slave".into());
+    if destination == proc {
+        let real = kind == "proc" || is_bind(kind, options).is_some() || options.remount;
+        return match real {
+            true => Ok(()),
+            false => {
+                Err("only a mount of type proc, or a bind of a procfs, may stand at /proc".into())
             }
-            "defaults" | "async" | "nolazytime" | "nomand" | "loud" | "silent" => {}
-            "idmap" | "ridmap" | "tmpcopyup" | "copy-symlink" | "src-nofollow"
-            | "dest-nofollow" | "remount" | "rro" | "rrw" | "rnosuid" | "rsuid" | "rnodev"
-            | "rdev" | "rnoexec" | "rexec" | "rnosymfollow" | "rsymfollow" | "rnoatime"
-            | "ratime" | "rrelatime" | "rnorelatime" | "rstrictatime" | "rnostrictatime"
-            | "rnodiratime" | "rdiratime" => {
-                return Err(format!("the mount option `{option}` is not supported"));
-            }
-            other => match flag(other) {
-                Some((set, clear)) => self.flags.change(set, clear),
-                None => self.data.push(match other.split_once('=') {
-                    Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
-                    None => (other.to_owned(), None),
-                }),
-            },
-        }
-        Ok(())
+        };
     }
-}
-
-/// (bits to set, bits to clear) of a per-mount option. Any atime mode clears the whole atime field first:
-/// the kernel refuses half of it.
-fn flag(option: &str) -> Option<(u64, u64)> {
-    use libc::{
-        MOUNT_ATTR__ATIME as ATIME, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME,
-        MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY,
-        MOUNT_ATTR_STRICTATIME,
-    };
-    Some(match option {
-        "ro" => (MOUNT_ATTR_RDONLY, 0),
-        "rw" => (0, MOUNT_ATTR_RDONLY),
-        "nosuid" => (MOUNT_ATTR_NOSUID, 0),
-        "suid" => (0, MOUNT_ATTR_NOSUID),
-        "nodev" => (MOUNT_ATTR_NODEV, 0),
-        "dev" => (0, MOUNT_ATTR_NODEV),
-        "noexec" => (MOUNT_ATTR_NOEXEC, 0),
-        "exec" => (0, MOUNT_ATTR_NOEXEC),
-        "nosymfollow" => (MOUNT_ATTR_NOSYMFOLLOW, 0),
-        "symfollow" => (0, MOUNT_ATTR_NOSYMFOLLOW),
-        "nodiratime" => (MOUNT_ATTR_NODIRATIME, 0),
-        "diratime" => (0, MOUNT_ATTR_NODIRATIME),
-        "noatime" => (MOUNT_ATTR_NOATIME, ATIME),
-        "strictatime" | "norelatime" => (MOUNT_ATTR_STRICTATIME, ATIME),
-        "relatime" | "atime" | "nostrictatime" => (0, ATIME),
-        _ => return None,
-    })
-}
-
-impl MountFlags {
-    fn change(&mut self, set: u64, clear: u64) {
-        self.set = (self.set & !clear) | set;
-        self.clear = (self.clear & !set) | clear;
-        // The atime field is cleared as a whole even where a bit of it is set again.
-        if clear & libc::MOUNT_ATTR__ATIME != 0 {
-            self.clear |= libc::MOUNT_ATTR__ATIME;
-        }
-    }
-}
-
-impl fmt::Display for MountFlags {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let on = [
-            (libc::MOUNT_ATTR_RDONLY, "ro"),
-            (libc::MOUNT_ATTR_NOSUID, "nosuid"),
-            (libc::MOUNT_ATTR_NODEV, "nodev"),
-            (libc::MOUNT_ATTR_NOEXEC, "noexec"),
-            (libc::MOUNT_ATTR_NOSYMFOLLOW, "nosymfollow"),
-            (libc::MOUNT_ATTR_NODIRATIME, "nodiratime"),
-            (libc::MOUNT_ATTR_NOATIME, "noatime"),
-            (libc::MOUNT_ATTR_STRICTATIME, "strictatime"),
-        ];
-        let mut names: Vec<&str> = on
-            .iter()
-            .filter(|(bit, _)| self.set & bit != 0)
-            .map(|(_, name)| *name)
-            .collect();
-        if self.set & libc::MOUNT_ATTR_RDONLY == 0 {
-            names.insert(0, "rw");
-        }
-        f.write_str(&names.join(","))
-    }
-}
-
-impl Propagation {
-    /// The MS_* bit of mount_setattr(2).
-    pub fn bit(self) -> u64 {
-        match self {
-            Propagation::Private => libc::MS_PRIVATE,
-            Propagation::Slave => libc::MS_SLAVE,
-            Propagation::Unbindable => libc::MS_UNBINDABLE,
-        }
-    }
-
-    /// `linux.rootfsPropagation`, all eight spellings of the spec, of which the shared ones are refused.
-    pub(super) fn of_root(name: Option<&str>) -> Result<Propagation, StepError> {
-        match name.unwrap_or("rprivate") {
-            "" | "private" | "rprivate" => Ok(Propagation::Private),
-            "slave" | "rslave" => Ok(Propagation::Slave),
-            "unbindable" | "runbindable" => Ok(Propagation::Unbindable),
-            other => Err(StepError::refused(
-                "plan root propagation",
-                other,
-                "only private, slave and unbindable (and their r-forms) are supported",
-            )),
+    let allowed = MOUNTABLE_BELOW_PROC
+        .iter()
+        .any(|allowed| destination == Path::new(allowed));
+    match allowed {
+        true => Ok(()),
+        false => {
+            Err("mounts below /proc are refused, except over files such as /proc/meminfo".into())
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn mount(destination: &str, kind: &str, options: &[&str]) -> Mount {
-        let mut mount = Mount::default();
-        mount.set_destination(destination.into());
-        mount.set_typ(Some(kind.into()));
-        mount.set_source(Some("/source".into()));
-        mount.set_options(Some(
-            options.iter().map(|option| (*option).to_owned()).collect(),
-        ));
-        mount
-    }
-
-    fn refusal(destination: &str, kind: &str, options: &[&str]) -> String {
-        steps(&[mount(destination, kind, options)], None)
-            .unwrap_err()
-            .to_string()
-    }
-
-    #[test]
-    fn mounts_that_could_fake_proc_are_refused() {
-        assert!(refusal("/proc", "tmpfs", &[]).contains("only a mount of type proc"));
-        assert!(refusal("/proc/sys", "tmpfs", &[]).contains("below /proc"));
-        assert!(refusal("//proc/./self/attr", "bind", &["rbind"]).contains("below /proc"));
-        assert!(refusal("/x/../proc", "tmpfs", &[]).contains(".."));
-        assert!(refusal("/", "tmpfs", &[]).contains("root"));
-        assert!(steps(&[mount("/proc/meminfo", "bind", &["bind"])], None).is_ok());
-    }
-
-    #[test]
-    fn what_is_not_supported_is_refused_by_name() {
-        for option in ["idmap", "rro", "tmpcopyup", "shared", "remount"] {
-            assert!(
-                refusal("/x", "tmpfs", &[option]).contains(option),
-                "{option}"
-            );
-        }
-        assert!(refusal("/x", "nfs", &[]).contains("`nfs`"));
-        assert!(refusal("/x", "bind", &["bind", "size=4"]).contains("`size`"));
-        assert!(refusal("/sys/fs/cgroup", "cgroup", &["ro"]).contains("cgroup namespace"));
-    }
-
-    #[test]
-    fn later_options_win_and_atime_is_cleared_as_a_whole() {
-        let parse = |options: &[&str]| {
-            let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
-            Options::parse(&options, Path::new("/x")).unwrap().flags
-        };
-        assert_eq!(parse(&["ro", "rw"]).to_string(), "rw");
-        assert_eq!(parse(&["rw", "ro", "nosuid"]).to_string(), "ro,nosuid");
-        let atime = parse(&["noatime", "strictatime"]);
-        assert_eq!(atime.to_string(), "rw,strictatime");
-        assert_eq!(atime.clear, libc::MOUNT_ATTR__ATIME);
-    }
-}
+mod tests;

@@ -20,12 +20,6 @@ pub(super) fn check(spec: &Spec) -> Result<(), StepError> {
     if let Some(name) = spec.linux().as_ref().and_then(in_linux) {
         return Err(unsupported(name));
     }
-    let mapped = |mount: &oci_spec::runtime::Mount| {
-        mount.uid_mappings().is_some() || mount.gid_mappings().is_some()
-    };
-    if spec.mounts().iter().flatten().any(mapped) {
-        return Err(unsupported("an id-mapped mount"));
-    }
     Ok(())
 }
 

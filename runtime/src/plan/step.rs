@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::attribute::Attribute;
 use super::hook::{Hook, HookKind};
 use super::label::LabelKind;
-use super::mounts::{MountFlags, Propagation};
+use super::mounts::{MountFlags, MountMap, Spread};
 use crate::seccomp::Filter;
 
 /// A namespace that is made or joined.
@@ -105,15 +105,21 @@ pub enum Step {
     Hostname(String),
     /// setdomainname(2)
     Domainname(String),
-    /// Clone a host path as a detached mount for the bind mount number `slot`.
-    OpenBind {
-        /// Which [`Step::AttachBind`] takes it.
+    /// Clone a host path as a detached mount.
+    OpenBind(Source),
+    /// Make a file system while the host's paths, which its parameters may name, are in sight.
+    OpenFilesystem {
+        /// Which [`Step::AttachFilesystem`] takes it.
         slot: usize,
-        /// The path on the host.
-        source: PathBuf,
-        /// Whether the mounts below come with it.
-        recursive: bool,
+        /// What to make.
+        filesystem: Filesystem,
     },
+    /// Clone the container's own cgroup of each hierarchy (`cpu,cpuacct`, `name=systemd`), or of v2 if none is listed.
+    OpenCgroups(Vec<String>),
+    /// Make device nodes with the host's rights, on a file system of their own, for [`Step::BindDevice`].
+    MakeDevices(Vec<DeviceNode>),
+    /// Clone a device node of the host, verified, for [`Step::BindDevice`].
+    OpenDevice(DeviceNode),
     /// Clone the host's /dev/null, verified, for masking files.
     OpenNull,
     /// Cut the mount propagation between this mount namespace and the host's.
@@ -121,25 +127,35 @@ pub enum Step {
     /// Attach the detached root mount, pivot_root(2) to it, detach the host's tree.
     PivotRoot {
         /// Propagation of the container's root.
-        propagation: Propagation,
+        propagation: Spread,
+        /// How the root is changed.
+        way: RootChange,
     },
     /// umask(0), so that modes of what follows are exact.
     ClearUmask,
     /// Mount a new file system.
     Mount(Filesystem),
-    /// The container's view of its cgroups.
-    MountCgroup {
-        /// Where.
-        destination: PathBuf,
-        /// Flags of the mount.
-        flags: MountFlags,
-        /// v1: the controllers of each hierarchy (`cpu,cpuacct`, `name=systemd`). Empty: v2.
-        hierarchies: Vec<String>,
+    /// Attach what [`Step::OpenFilesystem`] made.
+    AttachFilesystem {
+        /// Which.
+        slot: usize,
+        /// What it is.
+        filesystem: Filesystem,
     },
+    /// The container's view of its cgroups.
+    MountCgroup(CgroupView),
+    /// Change the flags of a mount that is there.
+    Remount(Remount),
     /// Attach what [`Step::OpenBind`] cloned.
     AttachBind(Bind),
     /// mknod(2) inside the container's root.
     Device(DeviceNode),
+    /// Bind a node that was made or opened with the host's rights: a user namespace may make none.
+    BindDevice(DeviceNode),
+    /// Prove that a device is there: /dev is the host's, and nothing is made in it.
+    FindDevice(DeviceNode),
+    /// Require that /dev is a real directory and not a symlink: nodes are about to be made in the image's own.
+    RealDev,
     /// symlink(2) inside the container's root; what is in its place goes.
     Symlink {
         /// The link.
@@ -169,6 +185,12 @@ pub enum Step {
     ReadOnlyPath(PathBuf),
     /// Hide a path; none there: nothing.
     MaskPath(PathBuf),
+    /// Hide a directory of the host's that came along with a clone; none there: nothing.
+    Hide(PathBuf),
+    /// Mounts that had to be written to until now become read-only.
+    Seal,
+    /// The propagation of the root that would have been in the way until now.
+    RootPropagation(Spread),
     /// The root mount becomes read-only; the mounts on it keep their own flags.
     ReadOnlyRoot,
     /// Scheduler, priorities, affinity, personality.
@@ -219,11 +241,41 @@ pub enum Step {
     },
 }
 
-/// A file system of a type that needs no device.
+/// How init leaves the host's tree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RootChange {
+    /// pivot_root(2).
+    #[default]
+    Pivot,
+    /// chroot(2), for a host that runs from its initial ramfs; every mount of the host is detached first.
+    Chroot,
+}
+
+/// The source of a bind mount.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Which [`Step::AttachBind`] takes it.
+    pub slot: usize,
+    /// The path on the host.
+    pub path: PathBuf,
+    /// Whether the mounts below come with it.
+    pub recursive: bool,
+    /// Whether a symlink at its end is followed.
+    pub follow: bool,
+    /// Whether a symlink at its end is copied and not mounted.
+    pub copy_symlink: bool,
+    /// The map of an id-mapped mount.
+    pub map: Option<MountMap>,
+}
+
+/// A new file system.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Filesystem {
-    /// `proc`, `sysfs`, `tmpfs`, `devpts`, `mqueue`.
+    /// Its type, as in /proc/filesystems.
     pub kind: String,
+    /// Its device, or what mountinfo shows in its place.
+    pub source: Option<String>,
     /// Where, inside the container's root.
     pub destination: PathBuf,
     /// Whether the destination may not be a symlink (proc and sysfs: what is written there later is security).
@@ -233,7 +285,24 @@ pub struct Filesystem {
     /// Parameters of the file system.
     pub data: Vec<(String, Option<String>)>,
     /// Propagation of the mount.
-    pub propagation: Propagation,
+    pub propagation: Spread,
+    /// Whether what the image has there is copied onto it.
+    pub copy_up: bool,
+    /// Whether [`Step::Seal`] makes it read-only.
+    pub sealed: bool,
+}
+
+/// The container's view of its cgroups.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupView {
+    /// Where.
+    pub destination: PathBuf,
+    /// Flags of the mounts.
+    pub flags: MountFlags,
+    /// v1: the controllers of each hierarchy (`cpu,cpuacct`, `name=systemd`). Empty: v2.
+    pub hierarchies: Vec<String>,
+    /// Whether it is built of what [`Step::OpenCgroups`] cloned: there is no cgroup namespace.
+    pub cloned: bool,
 }
 
 /// A bind mount whose source is cloned already.
@@ -243,10 +312,27 @@ pub struct Bind {
     pub slot: usize,
     /// Where, inside the container's root; made as a file or directory like the source.
     pub destination: PathBuf,
-    /// Flags of the mount.
+    /// Flags of the mount, after `tree`.
     pub flags: MountFlags,
+    /// Flags of the mount and of those below it.
+    pub tree: MountFlags,
     /// Propagation of the mount.
-    pub propagation: Propagation,
+    pub propagation: Spread,
+    /// Whether a symlink at the destination is followed.
+    pub follow: bool,
+}
+
+/// New flags for a mount that is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remount {
+    /// Where, inside the container's root.
+    pub destination: PathBuf,
+    /// Flags of the mount, after `tree`.
+    pub flags: MountFlags,
+    /// Flags of the mount and of those below it.
+    pub tree: MountFlags,
+    /// Parameters of its file system.
+    pub data: Vec<(String, Option<String>)>,
 }
 
 /// Type of a device node.

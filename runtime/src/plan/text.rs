@@ -1,13 +1,12 @@
 //! A plan as text, one step a line: what a review reads and what golden tests compare.
 
+mod mounts;
+
 use std::fmt;
 
 use super::Plan;
 use super::hook::{Hook, HookKind};
-use super::mounts::Propagation;
-use super::step::{
-    Bind, DeviceKind, DeviceNode, Filesystem, Joined, Namespace, Step, Terminal, TimeOffsets,
-};
+use super::step::{Joined, Namespace, Step, Terminal, TimeOffsets};
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -89,39 +88,9 @@ impl fmt::Display for Step {
             Step::LoopbackUp => write!(f, "loopback up"),
             Step::Hostname(name) => write!(f, "hostname {name}"),
             Step::Domainname(name) => write!(f, "domainname {name}"),
-            Step::OpenBind {
-                slot,
-                source,
-                recursive,
-            } => {
-                write!(
-                    f,
-                    "open {}#{slot} {}",
-                    if *recursive { "tree " } else { "" },
-                    source.display()
-                )
-            }
             Step::OpenNull => write!(f, "open host null"),
             Step::IsolateMounts => write!(f, "isolate mounts"),
-            Step::PivotRoot { propagation } => write!(f, "pivot root, {propagation}"),
             Step::ClearUmask => write!(f, "umask 000"),
-            Step::Mount(filesystem) => write!(f, "{filesystem}"),
-            Step::MountCgroup {
-                destination,
-                flags,
-                hierarchies,
-            } => {
-                let kind = if hierarchies.is_empty() {
-                    "cgroup2".to_owned()
-                } else {
-                    hierarchies.join(" ")
-                };
-                write!(f, "mount cgroup {} {flags} [{kind}]", destination.display())
-            }
-            Step::AttachBind(bind) => write!(f, "{bind}"),
-            Step::Device(device) => write!(f, "{device}"),
-            Step::Symlink { path, target } => write!(f, "symlink {} -> {target}", path.display()),
-            Step::OwnNull => write!(f, "own /dev/null for host's"),
             Step::Terminal(terminal) => write!(f, "{terminal}"),
             Step::JoinContainer(namespaces) => {
                 let names: Vec<String> = namespaces.iter().map(Namespace::to_string).collect();
@@ -131,7 +100,10 @@ impl fmt::Display for Step {
             Step::ReadOnlyPath(path) => write!(f, "read-only {}", path.display()),
             Step::MaskPath(path) => write!(f, "mask {}", path.display()),
             Step::ReadOnlyRoot => write!(f, "read-only root"),
-            other => fmt_process(other, f),
+            other => match mounts::fmt(other, f) {
+                Some(written) => written,
+                None => fmt_process(other, f),
+            },
         }
     }
 }
@@ -213,53 +185,6 @@ fn amount(limit: u64) -> String {
     }
 }
 
-impl fmt::Display for Propagation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Propagation::Private => "private",
-            Propagation::Slave => "slave",
-            Propagation::Unbindable => "unbindable",
-        })
-    }
-}
-
-impl fmt::Display for Filesystem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "mount {} {} {} {}",
-            self.kind,
-            self.destination.display(),
-            self.flags,
-            self.propagation
-        )?;
-        for (key, value) in &self.data {
-            match value {
-                Some(value) => write!(f, " {key}={value}")?,
-                None => write!(f, " {key}")?,
-            }
-        }
-        if self.real_directory {
-            write!(f, ", no symlink")
-        } else {
-            Ok(())
-        }
-    }
-}
-
-impl fmt::Display for Bind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "attach #{} {} {} {}",
-            self.slot,
-            self.destination.display(),
-            self.flags,
-            self.propagation
-        )
-    }
-}
-
 impl fmt::Display for Terminal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "terminal of {}", self.owner)?;
@@ -267,28 +192,5 @@ impl fmt::Display for Terminal {
             write!(f, ", {rows} rows {columns} columns")?;
         }
         f.write_str(if self.console { ", /dev/console" } else { "" })
-    }
-}
-
-impl fmt::Display for DeviceNode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.kind {
-            DeviceKind::Char => "c",
-            DeviceKind::Block => "b",
-            DeviceKind::Fifo => "p",
-        };
-        let DeviceNode {
-            major,
-            minor,
-            mode,
-            uid,
-            gid,
-            ..
-        } = self;
-        write!(
-            f,
-            "device {} {kind} {major}:{minor} {mode:04o} {uid}:{gid}",
-            self.path.display()
-        )
     }
 }

@@ -211,6 +211,7 @@ mod tests {
             apparmor: false,
             selinux: false,
             privileged,
+            initial_user_namespace: true,
             uid: 1000,
             gid: 1001,
         }
