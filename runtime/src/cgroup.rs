@@ -13,6 +13,7 @@
 //! | `container` | a container's group by its driver | |
 //! | `create`, `apply`, `kill`, `freeze`, `oom` | acts on a group | the kernel |
 //! | `statistics` | what it uses | the kernel, through pure readings |
+//! | `systemd` | transient units | systemd, over D-Bus |
 //! | `device_program` | v2's device list | the kernel, by bpf(2) |
 //!
 //! A hybrid host counts as v1; see `apply` for what its v2 mount is good for.
@@ -44,6 +45,7 @@ mod location;
 pub(crate) mod mounts;
 mod oom;
 mod statistics;
+mod systemd;
 
 pub use container::ContainerGroup;
 pub use entrance::{Below, Entrance};

@@ -15,6 +15,7 @@ use super::devices::{self, Rule};
 use super::directory::{Directory, failed};
 use super::limits::{Write, is_given};
 use super::mounts::Layout;
+use super::systemd::properties::PERIOD;
 use super::{Group, device_program, limits_v1, limits_v2, no_controller};
 use crate::StepError;
 
@@ -53,6 +54,37 @@ impl Group {
             _ if rules.is_empty() => Ok(()),
             Layout::V1 { .. } => self.apply_devices_v1(&devices::settle(rules)?),
             Layout::V2 { root, .. } => device_program::attach(&self.existing(root)?, rules),
+        }
+    }
+
+    /// The writes that `apply_limits` would make, and the CPU period in force. The group need not exist.
+    pub(super) fn limits(
+        &self,
+        resources: &LinuxResources,
+    ) -> Result<(Vec<Write>, u64), StepError> {
+        let open = |root: &Path| Directory::at(root, &self.path);
+        match &*self.layout {
+            Layout::V1 { .. } => {
+                let read = |controller: &str, file: &str| match self.point_of(controller) {
+                    Some(point) => open(point)?.map_or(Ok(None), |group| group.read(file)),
+                    None => Ok(None),
+                };
+                let period = read("cpu", "cpu.cfs_period_us")?;
+                let period = period.and_then(|text| text.trim().parse().ok());
+                let writes = limits_v1::writes(resources, &read)?;
+                Ok((writes, period.unwrap_or(PERIOD)))
+            }
+            Layout::V2 { root, .. } => {
+                let group = open(root)?;
+                let read = |file: &str| match &group {
+                    Some(group) => group.read(file),
+                    None => Ok(None),
+                };
+                let period = read("cpu.max")?;
+                let period = period.and_then(|text| text.split_whitespace().nth(1)?.parse().ok());
+                let writes = limits_v2::writes(resources, &read)?;
+                Ok((writes, period.unwrap_or(PERIOD)))
+            }
         }
     }
 

@@ -18,7 +18,8 @@ use rustix::io::Errno;
 
 use super::devices::{self, Rule};
 use super::directory::refused;
-use super::location::Location;
+use super::location::{Location, Unit};
+use super::systemd::{self, Property, Systemd};
 use super::{Freeze, Group, Hierarchy, OomWatch, Statistics};
 use crate::StepError;
 use crate::error::Context;
@@ -36,9 +37,9 @@ impl ContainerGroup {
     pub fn open(location: &Location) -> Result<ContainerGroup, StepError> {
         let group = match location {
             Location::Path { path, .. } => Some(Hierarchy::of_host()?.group(path)?),
-            Location::Unit(_) => {
-                let cause = "the systemd driver is not built yet";
-                return Err(refused("find cgroup", location, cause));
+            Location::Unit(unit) => {
+                let path = format!("{}{}", systemd::base(unit.user), unit.path()?);
+                Some(Hierarchy::of_host()?.group(&path)?)
             }
             Location::Disabled => None,
         };
@@ -91,8 +92,12 @@ impl ContainerGroup {
                     other => other,
                 }
             }
-            (Location::Disabled, _) => refuse_limits(resources),
-            _ => Ok(()),
+            (Location::Unit(unit), Some(group)) => {
+                // What can be refused before there is a process.
+                properties(group, resources)?;
+                Systemd::connect(unit.user).map(drop)
+            }
+            _ => refuse_limits(resources),
         }
     }
 
@@ -112,12 +117,15 @@ impl ContainerGroup {
 
     /// For CLONE_INTO_CGROUP; None where processes enter by `admit`.
     pub fn clone_fd(&self) -> Result<Option<OwnedFd>, StepError> {
-        match (&self.location, &self.group) {
-            (Location::Path { optional, .. }, Some(group)) => match group.cgroup_fd() {
-                Err(error) if *optional && absent(&error) => Ok(None),
-                other => other,
-            },
-            _ => Ok(None),
+        let (tolerant, group) = match (&self.location, &self.group) {
+            (Location::Path { optional, .. }, Some(group)) => (*optional, group),
+            // There is none before the scope, but `exec` finds it.
+            (Location::Unit(Unit { user: false, .. }), Some(group)) => (true, group),
+            _ => return Ok(None),
+        };
+        match group.cgroup_fd() {
+            Err(error) if tolerant && absent(&error) => Ok(None),
+            other => other,
         }
     }
 
@@ -125,9 +133,20 @@ impl ContainerGroup {
     /// also if `clone_fd` gave a descriptor: then there is nothing left to do. `resources` are those that
     /// `prepare` was given.
     pub fn admit(&self, pid: u32, resources: Option<&LinuxResources>) -> Result<(), StepError> {
-        let _ = resources;
         match (&self.location, &self.group) {
             (Location::Path { .. }, Some(group)) if group.is_v2() => Ok(()),
+            (Location::Unit(unit), Some(group)) => {
+                let limits = properties(group, resources)?;
+                Systemd::connect(unit.user)?.start(unit, pid, &limits)?;
+                if !group.is_v2() {
+                    // On v1 systemd keeps only some of the hierarchies.
+                    group.create()?;
+                    group.add(pid)?;
+                } else if unit.name.ends_with(".slice") {
+                    group.add(pid)?;
+                }
+                limit(group, resources)
+            }
             _ => self.join(pid),
         }
     }
@@ -139,8 +158,14 @@ impl ContainerGroup {
                 Err(error) if *optional && absent(&error) => Ok(()),
                 other => other,
             },
-            (_, Some(group)) => group.add(pid),
-            (_, None) => Ok(()),
+            (Location::Unit(unit), Some(group)) => match group.add(pid) {
+                // A user may not move processes between units; their systemd may.
+                Err(error) if unit.user && denied(&error) => {
+                    Systemd::connect(unit.user)?.attach(unit, pid)
+                }
+                other => other,
+            },
+            _ => Ok(()),
         }
     }
 
@@ -154,7 +179,18 @@ impl ContainerGroup {
 
     /// Removes it; fine if it is gone or was never made.
     pub fn remove(&self) -> Result<(), StepError> {
-        self.group.as_ref().map_or(Ok(()), Group::remove)
+        let Some(group) = &self.group else {
+            return Ok(());
+        };
+        if let Location::Unit(unit) = &self.location {
+            match Systemd::connect(unit.user) {
+                Ok(mut systemd) => systemd.stop(unit)?,
+                // Without systemd there is no unit either, and a group that is left is found below.
+                Err(error) if group.exists() => return Err(error),
+                Err(_) => return Ok(()),
+            }
+        }
+        group.remove()
     }
 
     /// Writes what is named and leaves the rest as it is (`update`). A device list that is given replaces the
@@ -166,6 +202,10 @@ impl ContainerGroup {
             None => Vec::new(),
         };
         group.check_devices(&rules)?;
+        if let Location::Unit(unit) = &self.location {
+            let limits = properties(group, Some(resources))?;
+            Systemd::connect(unit.user)?.set(unit, &limits)?;
+        }
         group.apply_limits(resources)?;
         limit_devices(group, &rules)
     }
@@ -235,6 +275,20 @@ impl ContainerGroup {
                 "the container was made without a cgroup; use the cgroupfs or systemd driver";
             refused(verb, "container", cause)
         })
+    }
+}
+
+/// The limits as systemd is told them.
+fn properties(
+    group: &Group,
+    resources: Option<&LinuxResources>,
+) -> Result<Vec<Property>, StepError> {
+    match resources {
+        Some(resources) => {
+            let (writes, period) = group.limits(resources)?;
+            Ok(systemd::properties::of(&writes, period))
+        }
+        None => Ok(Vec::new()),
     }
 }
 

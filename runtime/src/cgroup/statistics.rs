@@ -13,7 +13,7 @@ use super::mounts::Layout;
 use crate::StepError;
 use crate::error::Context;
 
-mod figures;
+pub(super) mod figures;
 mod interfaces;
 mod v1;
 mod v2;

@@ -23,7 +23,7 @@ pub(super) fn keyed(text: &str) -> BTreeMap<String, u64> {
 }
 
 /// `0-2,7`; not more than a kernel has CPUs.
-pub(super) fn list(text: &str) -> Vec<u16> {
+pub(in crate::cgroup) fn list(text: &str) -> Vec<u16> {
     const MOST: usize = 8192;
     let mut all = Vec::new();
     for part in text.trim().split(',') {
