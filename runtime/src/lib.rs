@@ -20,7 +20,7 @@ mod pid_file;
 pub mod plan;
 mod record;
 pub mod seccomp;
-mod spec;
+pub mod spec;
 mod state;
 mod wire;
 

@@ -52,13 +52,19 @@ pub(crate) struct Config {
 pub(crate) fn read_config(path: &Path) -> Result<Config, StepError> {
     let text = read_bounded(path)?;
     let subject = path.display().to_string();
-    let (spec, warnings) = parse(&text, &subject)?;
-    check(&spec, &subject)?;
+    let (spec, warnings) = spec_of(&text, &subject)?;
     Ok(Config {
         spec,
         warnings,
         text,
     })
+}
+
+/// The spec that a text is, and what was left out of it. `subject` names the text in errors.
+pub fn spec_of(text: &[u8], subject: &str) -> Result<(Spec, Vec<String>), StepError> {
+    let (spec, warnings) = parse(text, subject)?;
+    check(&spec, subject)?;
+    Ok((spec, warnings))
 }
 
 /// Reads a spec that a container has kept: it was checked when the container was made.
