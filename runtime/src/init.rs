@@ -34,7 +34,8 @@ use rustix::net::SocketFlags;
 use crate::StepError;
 use crate::error::Context;
 use crate::launch::{Door, Root};
-use crate::plan::{Environment, Namespace, Plan, Step, Terminal};
+use crate::plan::{CapabilitySets, Environment, Namespace, Plan, Step, Terminal};
+use crate::seccomp::Filter;
 
 pub(crate) use descriptors::{Descriptors, Shape};
 use procfs::Procfs;
@@ -90,6 +91,15 @@ struct Walk {
     /// What takes the place of the plan's entries of the same names.
     listen: Vec<String>,
     program: Option<CString>,
+    bonds: Bonds,
+}
+
+/// What binds the program and would hinder init: it comes when nothing but execve is left to do.
+#[derive(Default, PartialEq)]
+struct Bonds {
+    filter: Option<Filter>,
+    /// If they come after the filter.
+    capabilities: Option<CapabilitySets>,
 }
 
 impl Walk {
@@ -117,6 +127,7 @@ impl Walk {
             home: None,
             listen: Vec::new(),
             program: None,
+            bonds: Bonds::default(),
         }
     }
 
@@ -240,8 +251,16 @@ impl Walk {
             Step::NoNewPrivileges => {
                 rustix::thread::set_no_new_privs(true).context("set", "no_new_privs")
             }
+            Step::Capabilities(sets) if self.bonds.filter.is_some() => {
+                self.bonds.capabilities = Some(sets.clone());
+                Ok(())
+            }
             Step::Capabilities(sets) => identity::set_capabilities(sets),
-            Step::Seccomp(filter) => self.load_filter(filter),
+            Step::Seccomp(filter) if filter.listener.is_none() => {
+                self.bonds.filter = Some(filter.clone());
+                Ok(())
+            }
+            Step::Seccomp(filter) => load_filter(filter),
             Step::AwaitStart => self.await_start(),
             Step::Execute { args, environment } => self.execute(args, environment),
             other => Err(StepError::refused("walk", other, "no such step")),
@@ -305,14 +324,6 @@ impl Walk {
         }
     }
 
-    /// Without no_new_privs the kernel wants CAP_SYS_ADMIN, which a change of user took out of force.
-    fn load_filter(&self, filter: &crate::seccomp::Filter) -> Result<(), StepError> {
-        if !rustix::thread::no_new_privs().context("read", "no_new_privs")? {
-            identity::raise_permitted()?;
-        }
-        sys::set_mode_filter(&filter.instructions, filter.flags).context("load", "seccomp filter")
-    }
-
     fn execute(&mut self, args: &[String], environment: &Environment) -> Result<(), StepError> {
         let program = self
             .program
@@ -328,22 +339,38 @@ impl Walk {
             .talk
             .take()
             .ok_or_else(|| out_of_order("execute", Path::new("program")))?;
-        let report = |talk: OwnedFd, errno: Errno| {
-            // Its parent may be gone; then nobody is left to tell.
-            Talk::from_fd(talk)
-                .send(&FromInit::NotExecuted(errno.raw_os_error()))
-                .ok();
+        let program = sys::Program {
+            path: &program,
+            args: &args,
+            environment: &environment,
         };
         let preserved = std::mem::take(&mut self.preserved);
-        sys::exec_keeping(
-            talk.into_fd(),
-            preserved,
-            &program,
-            &args,
-            &environment,
-            report,
-        )
+        let bonds = std::mem::take(&mut self.bonds);
+        sys::exec_keeping(talk.into_fd(), preserved, &program, &bonds, bind, report)
     }
+}
+
+fn bind(bonds: &Bonds) -> Result<(), StepError> {
+    bonds.filter.as_ref().map_or(Ok(()), load_filter)?;
+    let sets = bonds.capabilities.as_ref();
+    sets.map_or(Ok(()), identity::set_capabilities)
+}
+
+fn report(talk: OwnedFd, reason: sys::NotExecuted<StepError>) {
+    let said = match reason {
+        sys::NotExecuted::Unbound(error) => FromInit::Failed(error),
+        sys::NotExecuted::Refused(errno) => FromInit::NotExecuted(errno.raw_os_error()),
+    };
+    // Its parent may be gone; then nobody is left to tell.
+    Talk::from_fd(talk).send(&said).ok();
+}
+
+/// Without no_new_privs the kernel wants CAP_SYS_ADMIN, which a change of user took out of force.
+fn load_filter(filter: &Filter) -> Result<(), StepError> {
+    if !rustix::thread::no_new_privs().context("read", "no_new_privs")? {
+        identity::raise_permitted()?;
+    }
+    sys::set_mode_filter(&filter.instructions, filter.flags).context("load", "seccomp filter")
 }
 
 /// Whoever says Start. One who leaves without it has changed nothing: the next one is awaited.

@@ -122,6 +122,36 @@ fn the_default_seccomp_profile_is_in_force_for_root_and_others() {
     }
 }
 
+/// A profile that is older than close_range(2), or thinks little of descriptors, hinders the program alone.
+#[test]
+#[ignore = "needs root"]
+fn a_seccomp_profile_need_not_allow_what_only_init_does() {
+    let host = Host::new();
+    let names = [
+        "close_range",
+        "dup3",
+        "fcntl",
+        "recvmsg",
+        "recvfrom",
+        "accept4",
+        "faccessat2",
+        "openat2",
+        "setresuid",
+        "setgroups",
+    ];
+    for no_new_privileges in [false, true] {
+        let spec = host.spec(&["/bin/true"], |spec| {
+            spec["process"]["noNewPrivileges"] = json!(no_new_privileges);
+            spec["linux"]["seccomp"] = json!({
+                "defaultAction": "SCMP_ACT_ALLOW",
+                "syscalls": [{"names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": 1}],
+            });
+        });
+        let (exit, output) = host.run(&spec, Root::busybox());
+        assert_eq!(exit.code, 0, "{no_new_privileges}: {output}");
+    }
+}
+
 #[test]
 #[ignore = "needs root"]
 fn environment_directory_home_umask_and_arguments() {

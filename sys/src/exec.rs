@@ -10,30 +10,58 @@ const FIRST_INHERITED: libc::c_int = 3;
 /// The first that is not standard input, output or error.
 const FIRST: libc::c_uint = 3;
 
+/// What execve(2) takes.
+#[derive(Debug)]
+pub struct Program<'a> {
+    /// The file.
+    pub path: &'a CStr,
+    /// argv
+    pub args: &'a [CString],
+    /// environ
+    pub environment: &'a [CString],
+}
+
+/// Why no new program runs.
+#[derive(Debug)]
+pub enum NotExecuted<E> {
+    /// What should have bound it was refused.
+    Unbound(E),
+    /// A system call failed, in most cases execve itself.
+    Refused(Errno),
+}
+
 /// Gives the new program `preserved` as descriptors from 3 on, closes all others above 2 except `keep`, which comes
-/// after them and is close-on-exec, and executes `path`.
+/// after them and is close-on-exec, then lets `bind` bind this process by `bonds`, and executes `program`.
 ///
 /// The rest is closed *before* execve, not by close-on-exec: execve of `/proc/self/fd/N` would otherwise
-/// reach our files (CVE-2024-21626). If execve fails, `report` gets `keep` and the errno, then the process
-/// ends with status 127. `report` is a plain function: a closure could hold a descriptor closed here.
-pub fn exec_keeping(
+/// reach our files (CVE-2024-21626). `bind` comes between, so that a seccomp filter need not allow what closes them.
+/// If anything fails, `report` gets `keep` and the reason, then the process ends with status 127. `bind` and
+/// `report` are plain functions, and no owner of a descriptor is comparable: nothing can hold one closed here.
+pub fn exec_keeping<D: PartialEq + ?Sized, E>(
     keep: OwnedFd,
     preserved: Vec<OwnedFd>,
-    path: &CStr,
-    args: &[CString],
-    environment: &[CString],
-    report: fn(OwnedFd, Errno),
+    program: &Program<'_>,
+    bonds: &D,
+    bind: fn(&D) -> Result<(), E>,
+    report: fn(OwnedFd, NotExecuted<E>),
 ) -> ! {
     let (kept, isolated) = isolate(keep, preserved);
-    let errno = match isolated {
-        Ok(()) => match nix::unistd::execve(path, args, environment) {
-            Ok(never) => match never {},
-            Err(errno) => Errno::from_raw_os_error(errno as i32),
+    let refused = match isolated {
+        Err(errno) => NotExecuted::Refused(errno),
+        Ok(()) => match bind(bonds) {
+            Err(error) => NotExecuted::Unbound(error),
+            Ok(()) => NotExecuted::Refused(execve(program)),
         },
-        Err(errno) => errno,
     };
-    report(kept, errno);
+    report(kept, refused);
     exit_now(127)
+}
+
+fn execve(program: &Program<'_>) -> Errno {
+    match nix::unistd::execve(program.path, program.args, program.environment) {
+        Ok(never) => match never {},
+        Err(errno) => Errno::from_raw_os_error(errno as i32),
+    }
 }
 
 /// Duplicates descriptors 3 and up, `count` of them, which this process was started with: none of its own, which

@@ -19,7 +19,9 @@ mod seccomp;
 mod signal;
 
 pub use clone::{CloneNamespace, Forked, clone3, clone3_sibling, exit_now};
-pub use exec::{close_all_on_exec, duplicate_inherited, exec_keeping, live_with};
+pub use exec::{
+    NotExecuted, Program, close_all_on_exec, duplicate_inherited, exec_keeping, live_with,
+};
 pub use keyring::join_anonymous_session_keyring;
 pub use link::bring_up_loopback;
 pub use mount::{MountAttributes, map_ids, mount_setattr};

@@ -152,14 +152,22 @@ mod tests {
 
     #[test]
     fn a_quota_alone_counts_in_the_period_in_force_and_is_rounded_up() {
-        check(r#"{"cpu":{"quota":33333}}"#, true, expect![[r#"
+        check(
+            r#"{"cpu":{"quota":33333}}"#,
+            true,
+            expect![[r#"
             CPUQuotaPerSecUSec U64(340000)
             CPUQuotaPeriodUSec U64(100000)
-        "#]]);
-        check(r#"{"cpu":{"quota":-1}}"#, true, expect![[r#"
+        "#]],
+        );
+        check(
+            r#"{"cpu":{"quota":-1}}"#,
+            true,
+            expect![[r#"
             CPUQuotaPerSecUSec U64(18446744073709551615)
             CPUQuotaPeriodUSec U64(100000)
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
