@@ -43,11 +43,7 @@ impl Container {
 
     /// What it does now.
     pub(super) fn status(&self) -> Result<Status, StepError> {
-        let frozen = || {
-            let group = ContainerGroup::open(&self.record.cgroup)?;
-            Ok(group.freeze_state()? == Freeze::Frozen)
-        };
-        self.record.status(frozen)
+        status(&self.record)
     }
 
     /// Sends a signal to the first process, and never to a later one of its pid.
@@ -102,6 +98,15 @@ impl Container {
         }
         state
     }
+}
+
+/// What a container does now.
+pub(super) fn status(record: &Record) -> Result<Status, StepError> {
+    let frozen = || {
+        let group = ContainerGroup::open(&record.cgroup)?;
+        Ok(group.freeze_state()? == Freeze::Frozen)
+    };
+    record.status(frozen)
 }
 
 /// The name of a user of the host, or `#UID`.

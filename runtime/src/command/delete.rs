@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::Command;
-use super::container::PATIENCE;
+use super::container::{self, PATIENCE};
 use super::global::Globals;
 use super::options::{Arguments, Given, Opt};
 use crate::StepError;
@@ -51,7 +51,7 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
         let lock = directory.lock(LOCK_PATIENCE)?;
         let record = directory.record()?;
         if let Some(record) = &record {
-            refuse_running(&directory, record.clone())?;
+            refuse_running(record)?;
         }
         destroy(globals, &directory, record, lock)?;
     }
@@ -60,14 +60,13 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
 
 /// One that was created and never started is as good as stopped; whoever made a half-made one is dead, as
 /// the lock proves.
-fn refuse_running(directory: &StateDirectory, record: Record) -> Result<(), StepError> {
-    let id = directory.id().to_owned();
-    let status = record.status(|| Ok(false))?;
+fn refuse_running(record: &Record) -> Result<(), StepError> {
+    let status = container::status(record)?;
     match status {
         Status::Creating | Status::Created | Status::Stopped => Ok(()),
         Status::Running | Status::Paused => {
             let cause = format!("it is {status}; kill it first, or `delete --force`");
-            Err(StepError::refused("delete container", id, cause))
+            Err(StepError::refused("delete container", &record.id, cause))
         }
     }
 }

@@ -6,6 +6,8 @@
 #![allow(dead_code)] // Each test file uses its part.
 
 pub(crate) mod bundle;
+pub(crate) mod cli;
+pub(crate) mod commands;
 
 use std::fs::File;
 use std::io::Read;
@@ -32,7 +34,6 @@ pub(crate) const APPLETS: [&str; 24] = [
     "hostname", "ip", "head", "dd", "mount", "readlink", "stat", "grep", "umask", "wc", "seq",
     "tail",
 ];
-pub(crate) mod cli;
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
