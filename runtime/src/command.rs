@@ -11,6 +11,7 @@ mod container;
 mod create;
 mod creation;
 mod delete;
+mod events;
 mod exec;
 mod features;
 mod global;
@@ -26,6 +27,7 @@ mod seal;
 mod spec;
 mod start;
 mod state;
+mod update;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -55,7 +57,7 @@ pub(crate) struct Command {
     run: fn(&Globals, &Given) -> Result<u8, StepError>,
 }
 
-const COMMANDS: [&Command; 13] = [
+const COMMANDS: [&Command; 15] = [
     &create::COMMAND,
     &start::COMMAND,
     &run::COMMAND,
@@ -67,6 +69,8 @@ const COMMANDS: [&Command; 13] = [
     &ps::COMMAND,
     &pause::PAUSE,
     &pause::RESUME,
+    &update::COMMAND,
+    &events::COMMAND,
     &spec::COMMAND,
     &features::COMMAND,
 ];

@@ -2,12 +2,15 @@
 
 mod support;
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 
 use serde_json::{Value, json};
 use support::commands::{Cli, Said, text};
 use support::eventually;
+
+/// Words of a refusal, and the change of the spec that earns it.
+type Broken = (&'static str, fn(&mut Value));
 
 #[test]
 #[ignore = "needs root"]
@@ -261,7 +264,7 @@ fn a_damaged_record_does_not_hide_the_container() {
 #[ignore = "needs root"]
 fn a_creation_that_fails_leaves_nothing() {
     let cli = Cli::new();
-    let broken: [(&str, fn(&mut Value)); 6] = [
+    let broken: [Broken; 6] = [
         ("nowhere", |spec| {
             spec["process"]["args"] = json!(["/bin/nowhere"])
         }),
@@ -434,4 +437,74 @@ fn nobody_of_ours_stays() {
     // The one of `a` waits for start and is the container's.
     assert_eq!(left.len(), 1, "{left:?}");
     assert!(left[0].ends_with(cli.state("a")["pid"].to_string()));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn limits_change_while_it_runs() {
+    let cli = Cli::new();
+    cli.run_detached("c", &["sleep", "1000"]);
+    let limit = || {
+        let stats: Value = serde_json::from_str(&cli.does(&["events", "--stats", "c"])).unwrap();
+        assert_eq!(
+            (&stats["type"], &stats["id"]),
+            (&json!("stats"), &json!("c"))
+        );
+        let data = &stats["data"];
+        (
+            data["memory"]["usage"]["limit"].as_u64().unwrap(),
+            data["pids"]["limit"].as_u64(),
+        )
+    };
+    cli.does(&["update", "--memory", "64m", "--pids-limit", "20", "c"]);
+    assert_eq!(limit(), (64 << 20, Some(20)));
+    let file = cli.directory.path().join("resources");
+    std::fs::write(&file, json!({"memory": {"limit": 33554432}}).to_string()).unwrap();
+    cli.does(&[
+        "update",
+        "c",
+        "--resources",
+        text(&file),
+        "--pids-limit",
+        "9",
+    ]);
+    assert_eq!(
+        limit(),
+        (32 << 20, Some(20)),
+        "a file stands for all options"
+    );
+    std::fs::write(&file, json!({"memory": {"limit": "much"}}).to_string()).unwrap();
+    cli.refuses(&["update", "-r", text(&file), "c"], "memory.limit");
+    cli.refuses(&["update", "--memory", "much", "c"], "no number of bytes");
+    assert_eq!(limit(), (32 << 20, Some(20)), "refusals change nothing");
+    cli.does(&["kill", "c", "KILL"]);
+    eventually("it ends", || cli.status("c") == "stopped");
+    cli.refuses(&["update", "--memory", "1g", "c"], "it has stopped");
+    cli.refuses(&["events", "--stats", "c"], "it has stopped");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_oom_kill_is_an_event_and_the_end_ends_them() {
+    let cli = Cli::new();
+    let command = "read go; tail /dev/zero; read go";
+    let bundle = cli.changed_bundle("c", &["sh", "-c", command], |spec| {
+        spec["linux"]["resources"] = json!({"memory": {"limit": 16 << 20, "swap": 16 << 20}});
+    });
+    let mut command = cli.command(&["run", "--bundle", text(&bundle), "c"]);
+    let mut container = cli.start(command.stdin(std::process::Stdio::piped()));
+    eventually("it runs", || {
+        cli.says(&["state", "c"]).stdout.contains("\"running\"")
+    });
+    let mut events = cli.start(&mut cli.command(&["events", "--interval", "20ms", "c"]));
+    let mut lines = BufReader::new(events.stdout.take().unwrap()).lines();
+    let mut next = || serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(next()["type"], "stats");
+    let mut input = container.stdin.take().unwrap();
+    input.write_all(b"go\n").unwrap();
+    while next() != json!({"type": "oom", "id": "c"}) {}
+    drop(input);
+    let events = events.wait_with_output().unwrap();
+    assert!(events.status.success(), "{events:?}");
+    container.wait().unwrap();
 }
