@@ -17,6 +17,7 @@ of this runtime stays. The spec is kept as it is now; what becomes of config.jso
         creation::FILE,
         creation::CONSOLE_SOCKET,
         creation::NO_NEW_KEYRING,
+        creation::NO_PIVOT,
         creation::PID_FILE,
         preserved::OPTION,
     ],

@@ -28,7 +28,7 @@ use crate::hooks;
 use crate::launch::{self, Admission, Door, Init, NewInit};
 use crate::notify::{self, Supervisor};
 use crate::pid_file;
-use crate::plan::{HostFacts, Plan, Step};
+use crate::plan::{HostFacts, Plan, Step, count_from_bundle};
 use crate::record::{self, Phase};
 use crate::spec::{self, CONFIG, Config};
 use crate::state::{Lock, Record, StateDirectory, Status, VERSION};
@@ -49,6 +49,10 @@ pub(super) const CONSOLE_SOCKET: Opt = Opt::value(
 pub(super) const NO_NEW_KEYRING: Opt = Opt::switch(
     "no-new-keyring",
     "Leave the caller's session keyring to the container.",
+);
+pub(super) const NO_PIVOT: Opt = Opt::switch(
+    "no-pivot",
+    "Leave the host's tree by chroot: for a host that runs from its initial ramfs.",
 );
 pub(super) const PID_FILE: Opt = Opt::value("pid-file", "FILE", "Write the container's pid there.");
 
@@ -91,6 +95,7 @@ pub(super) fn create(
     crate::state::check_id(id)?;
     let bundle = bundle(given)?;
     let mut config = read(&bundle, given)?;
+    count_from_bundle(&mut config.spec, &bundle);
     let process = config.spec.process().as_ref();
     let terminal = process.and_then(Process::terminal) == Some(true);
     let socket = console_socket(given, terminal, manner.detached)?;
@@ -98,10 +103,13 @@ pub(super) fn create(
     if supervised {
         notify::add_to(&mut config.spec, &globals.root.path().join(id))?;
     }
-    let root = root_of(&config.spec, &bundle);
+    let root = root_of(&config.spec);
     let mut plan = plan(globals, id, &config)?;
     if given.has("no-new-keyring") {
         plan.steps.retain(|step| *step != Step::NewSessionKeyring);
+    }
+    if given.has("no-pivot") {
+        plan = plan.without_pivot();
     }
     if let Some(activation) = activation {
         activation.announce(&mut plan);
@@ -161,10 +169,10 @@ fn read(bundle: &Path, given: &Given) -> Result<Config, StepError> {
     spec::read_config(&bundle.join(name.map_or(Path::new(CONFIG), Path::new)))
 }
 
-/// Absolute. A spec without a root was refused when it was read.
-fn root_of(spec: &Spec, bundle: &Path) -> PathBuf {
-    let path = spec.root().as_ref().map(|root| root.path().as_path());
-    bundle.join(path.unwrap_or(Path::new("")))
+/// A spec without a root was refused when it was read.
+fn root_of(spec: &Spec) -> PathBuf {
+    let root = spec.root().as_ref();
+    root.map(|root| root.path().clone()).unwrap_or_default()
 }
 
 fn plan(globals: &Globals, id: &str, config: &Config) -> Result<Plan, StepError> {

@@ -8,6 +8,7 @@ use super::global::Globals;
 use super::options::{Arguments, Given};
 use super::{Command, answer};
 use crate::StepError;
+use crate::plan::mount_options;
 use crate::state::OCI_VERSION;
 
 pub(super) const COMMAND: Command = Command {
@@ -40,7 +41,7 @@ fn features() -> Value {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": OCI_VERSION,
         "hooks": HOOKS,
-        "mountOptions": mount_options(),
+        "mountOptions": mount_options().collect::<Vec<_>>(),
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": capabilities(),
@@ -89,42 +90,6 @@ fn capabilities() -> Vec<String> {
     let mut all: Vec<caps::Capability> = caps::all().into_iter().collect();
     all.sort_by_key(caps::Capability::index);
     all.iter().map(caps::Capability::to_string).collect()
-}
-
-/// config.md "Mounts": those that are not a file system's own.
-fn mount_options() -> Vec<String> {
-    let both = [
-        "atime",
-        "dev",
-        "diratime",
-        "exec",
-        "noatime",
-        "nodev",
-        "nodiratime",
-        "noexec",
-        "norelatime",
-        "nostrictatime",
-        "nosuid",
-        "nosymfollow",
-        "relatime",
-        "ro",
-        "rw",
-        "strictatime",
-        "suid",
-        "symfollow",
-        "bind",
-        "private",
-        "shared",
-        "slave",
-        "unbindable",
-    ];
-    let mut names: Vec<String> = both
-        .iter()
-        .flat_map(|name| [(*name).to_owned(), format!("r{name}")])
-        .collect();
-    names.extend(["defaults", "idmap", "ridmap", "tmpcopyup"].map(str::to_owned));
-    names.sort();
-    names
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ With --detach the command returns once the program runs, and the container stays
         creation::FILE,
         creation::CONSOLE_SOCKET,
         creation::NO_NEW_KEYRING,
+        creation::NO_PIVOT,
         creation::PID_FILE,
         preserved::OPTION,
         Opt::switch("detach", "Do not wait for the end.").or('d'),
