@@ -40,6 +40,7 @@ struct Tracee {
 }
 
 /// Runs `program` with `args`. No other thread of this process may wait for children meanwhile.
+#[allow(clippy::zombie_processes)] // `Trace::follow` waits for it.
 pub(crate) fn run(program: &str, args: &[String], victim: Option<Victim>) -> Traced {
     let mut child = Command::new("/bin/sh")
         .args(["-c", "read go; exec \"$0\" \"$@\" </dev/null", program])

@@ -1,0 +1,234 @@
+//! Containers of a user who has no privilege on the host.
+
+mod support;
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+use support::{APPLETS, BUSYBOX, own_mount_namespace};
+
+const USER: u32 = 54_321;
+
+/// A user's bundle and state directory.
+struct Home {
+    directory: tempfile::TempDir,
+}
+
+impl Home {
+    /// With the specification that `spec --rootless` writes for this user, changed.
+    fn new(args: &[&str], change: impl FnOnce(&mut Value)) -> Home {
+        own_mount_namespace();
+        let home = Home {
+            directory: tempfile::tempdir().unwrap(),
+        };
+        let bin = home.path("bundle/rootfs/bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        std::fs::copy(BUSYBOX, bin.join("busybox")).unwrap();
+        for applet in APPLETS {
+            std::os::unix::fs::symlink("busybox", bin.join(applet)).unwrap();
+        }
+        for path in ["", "bundle", "bundle/rootfs", "bundle/rootfs/bin"] {
+            std::os::unix::fs::chown(home.path(path), Some(USER), Some(USER)).unwrap();
+        }
+        home.succeed(&["spec", "--rootless"]);
+        let config = home.path("bundle/config.json");
+        let mut spec: Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+        spec["process"]["args"] = json!(args);
+        spec["process"]["terminal"] = json!(false);
+        change(&mut spec);
+        std::fs::write(config, spec.to_string()).unwrap();
+        home
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn runtime(&self, args: &[&str]) -> Output {
+        let file = |name: &str| std::fs::File::create(self.path(name)).unwrap();
+        let status = Command::new(env!("CARGO_BIN_EXE_longshore-runtime"))
+            .arg("--root")
+            .arg(self.path("state"))
+            .args(args)
+            .current_dir(self.path("bundle"))
+            .stdin(Stdio::null())
+            .stdout(file("stdout"))
+            .stderr(file("stderr"))
+            .uid(USER)
+            .gid(USER)
+            .status()
+            .unwrap();
+        Output {
+            status,
+            stdout: std::fs::read(self.path("stdout")).unwrap(),
+            stderr: std::fs::read(self.path("stderr")).unwrap(),
+        }
+    }
+
+    #[track_caller]
+    fn succeed(&self, args: &[&str]) -> String {
+        let output = self.runtime(args);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), &*errors), (Some(0), ""), "{args:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn fail(&self, args: &[&str], words: &str) {
+        let output = self.runtime(args);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {errors}");
+        assert!(errors.contains(words), "{args:?}: {errors}");
+        assert!(
+            !self.path("state/c1").exists(),
+            "{args:?}: a record is left"
+        );
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        let deleted = self.runtime(&["delete", "--force", "c1"]);
+        if !std::thread::panicking() {
+            assert!(deleted.status.success(), "{deleted:?}");
+            assert!(!self.path("state/c1").exists());
+        }
+    }
+}
+
+const LOOK: &str = "id -u; cat /proc/self/uid_map; grep -c . /proc/1/comm; echo x > /tmp/made; \
+                    echo lost > /dev/null; cat /dev/null";
+
+#[test]
+#[ignore = "needs root"]
+fn a_user_runs_a_container_as_its_root() {
+    let home = Home::new(&["/bin/sh", "-c", LOOK], |spec| {
+        spec["root"]["readonly"] = json!(false);
+    });
+    std::fs::create_dir(home.path("bundle/rootfs/tmp")).unwrap();
+    std::os::unix::fs::chown(home.path("bundle/rootfs/tmp"), Some(USER), Some(USER)).unwrap();
+    let output = home.succeed(&["run", "c1"]);
+    let words: Vec<&str> = output.split_whitespace().collect();
+    assert_eq!(words, ["0", "0", &USER.to_string(), "1", "1"]);
+    use std::os::unix::fs::MetadataExt;
+    let made = std::fs::metadata(home.path("bundle/rootfs/tmp/made")).unwrap();
+    assert_eq!((made.uid(), made.gid()), (USER, USER));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_user_creates_starts_enters_and_deletes_a_container() {
+    let home = Home::new(&["/bin/sleep", "1000"], |_| {});
+    home.succeed(&["create", "c1"]);
+    home.succeed(&["start", "c1"]);
+    let state: Value = serde_json::from_str(&home.succeed(&["state", "c1"])).unwrap();
+    assert_eq!(state["status"], "running");
+    let pid = state["pid"].as_u64().unwrap();
+    assert_eq!(home.succeed(&["exec", "c1", "/bin/id", "-u"]), "0\n");
+    home.succeed(&["kill", "c1", "KILL"]);
+    support::eventually("it has ended", || {
+        std::fs::read_to_string(format!("/proc/{pid}/stat"))
+            .map_or(true, |stat| stat.contains(") Z"))
+    });
+    home.succeed(&["delete", "c1"]);
+    assert!(!home.path("state/c1").exists());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_user_joins_a_time_namespace_of_their_own() {
+    let home = Home::new(&["/bin/cat", "/proc/uptime"], |spec| {
+        let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.push(json!({"type": "time"}));
+        spec["linux"]["timeOffsets"] = json!({"boottime": {"secs": 1_000_000_000}});
+    });
+    let uptime = home.succeed(&["run", "c1"]);
+    let seconds: f64 = uptime.split('.').next().unwrap().parse().unwrap();
+    assert!(seconds >= 1e9, "{uptime}");
+}
+
+/// Through newuidmap and newgidmap, with an /etc/subuid of the test's own.
+#[test]
+#[ignore = "needs root"]
+fn a_user_with_subordinate_ids_maps_a_range() {
+    let args = ["/bin/sh", "-c", "id -u; id -G; cat /proc/self/uid_map"];
+    let home = Home::new(&args, |spec| {
+        for name in ["uidMappings", "gidMappings"] {
+            spec["linux"][name] = json!([
+                {"containerID": 0, "hostID": USER, "size": 1},
+                {"containerID": 1, "hostID": 700_000, "size": 100},
+            ]);
+        }
+        spec["process"]["user"] = json!({"uid": 7, "gid": 8, "additionalGids": [9]});
+    });
+    // newuidmap knows users by name.
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
+    let ours = format!("rootless:x:{USER}:{USER}::/:/bin/sh\n");
+    lay_over("/etc/passwd", &(passwd + &ours), &home);
+    for file in ["/etc/subuid", "/etc/subgid"] {
+        if !Path::new(file).exists() {
+            eprintln!("no {file}: install Debian's uidmap");
+            return;
+        }
+        lay_over(file, "rootless:700000:100\n", &home);
+    }
+    let output = home.succeed(&["run", "c1"]);
+    let words: Vec<&str> = output.split_whitespace().collect();
+    let user = USER.to_string();
+    assert_eq!(
+        words,
+        ["7", "8", "9", "0", &user, "1", "1", "700000", "100"]
+    );
+}
+
+/// In the thread's own mount namespace.
+fn lay_over(file: &str, text: &str, home: &Home) {
+    let copy = home.path(Path::new(file).file_name().unwrap().to_str().unwrap());
+    std::fs::write(&copy, text).unwrap();
+    let flags = nix::mount::MsFlags::MS_BIND;
+    nix::mount::mount(Some(&copy), file, None::<&str>, flags, None::<&str>).unwrap();
+}
+
+/// Words of a refusal, and the change of the spec that earns it.
+type Case = (&'static str, fn(&mut Value));
+
+#[test]
+#[ignore = "needs root"]
+fn what_the_host_does_not_allow_a_user_is_refused_in_words() {
+    let cases: [Case; 5] = [
+        ("needs a user namespace", |spec| {
+            let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.retain(|namespace| namespace["type"] != "user");
+            for name in ["uidMappings", "gidMappings"] {
+                spec["linux"].as_object_mut().unwrap().remove(name);
+            }
+        }),
+        ("newuidmap", |spec| {
+            spec["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": 1, "size": 1}]);
+        }),
+        ("groups cannot be set", |spec| {
+            spec["process"]["user"]["additionalGids"] = json!([0]);
+        }),
+        ("no mapping", |spec| {
+            spec["process"]["user"]["uid"] = json!(5)
+        }),
+        ("cgroup", |spec| {
+            spec["linux"]["resources"] = json!({"memory": {"limit": 100_000_000}});
+        }),
+    ];
+    for (words, change) in cases {
+        Home::new(&["/bin/true"], change).fail(&["run", "c1"], words);
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn lowering_the_oom_score_is_refused_and_raising_it_is_not() {
+    let args = ["/bin/cat", "/proc/self/oom_score_adj"];
+    let home = Home::new(&args, |spec| spec["process"]["oomScoreAdj"] = json!(500));
+    assert_eq!(home.succeed(&["run", "c1"]), "500\n");
+    let home = Home::new(&args, |spec| spec["process"]["oomScoreAdj"] = json!(-500));
+    home.fail(&["run", "c1"], "CAP_SYS_RESOURCE");
+}
