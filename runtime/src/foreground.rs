@@ -43,6 +43,8 @@ const NOT_FORWARDED: [Signal; 9] = [
 pub(crate) struct Foreground {
     signals: SignalFd,
     before: SigSet,
+    /// Between the caller's terminal and the process's.
+    relay: Option<Relay>,
 }
 
 impl Foreground {
@@ -57,24 +59,33 @@ impl Foreground {
             .context("block", "signals")?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .context("wait for", "signals")?;
-        Ok(Foreground { signals, before })
+        Ok(Foreground {
+            signals,
+            before,
+            relay: None,
+        })
+    }
+
+    /// The caller's terminal is the process's from here on. To be called before the process runs, so that the first
+    /// it sees of its terminal is the right size. `terminal` is its master.
+    pub(crate) fn hold(&mut self, terminal: OwnedFd) -> Result<(), StepError> {
+        self.relay = Some(Relay::new(terminal)?);
+        Ok(())
     }
 
     /// Stays until the process has ended, which must be a child: its exit status, 128 and the signal if one ended it.
-    /// `terminal` is its master; what it says to `notify` is passed on.
+    /// What it says to `notify` is passed on.
     pub(crate) fn attend(
-        self,
+        mut self,
         process: BorrowedFd<'_>,
-        terminal: Option<OwnedFd>,
         mut notify: Option<Notify>,
     ) -> Result<u8, StepError> {
-        let mut relay = terminal.map(Relay::new).transpose()?;
         loop {
-            let ended = self.poll(process, relay.as_ref(), notify.as_ref())?;
-            if let Some(relay) = &mut relay {
+            let ended = self.poll(process, notify.as_ref())?;
+            if let Some(relay) = &mut self.relay {
                 relay.carry();
             }
-            self.forward(process, relay.as_ref())?;
+            self.forward(process)?;
             if let Some(said) = &notify
                 && said.hear()?
             {
@@ -84,36 +95,30 @@ impl Foreground {
                 break;
             }
         }
-        if let Some(relay) = relay {
+        if let Some(relay) = self.relay.take() {
             relay.finish();
         }
-        let status =
-            rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(process), WaitIdOptions::EXITED))
-                .context("wait for", "process")?;
+        let wait = || waitid(WaitId::PidFd(process), WaitIdOptions::EXITED);
+        let status = rustix::io::retry_on_intr(wait).context("wait for", "process")?;
         Ok(status.map_or(u8::MAX, |status| exit_code(&status)))
     }
 
     /// Waits until something is to be done; whether the process has ended.
-    fn poll(
-        &self,
-        process: BorrowedFd<'_>,
-        relay: Option<&Relay>,
-        notify: Option<&Notify>,
-    ) -> Result<bool, StepError> {
+    fn poll(&self, process: BorrowedFd<'_>, notify: Option<&Notify>) -> Result<bool, StepError> {
         let mut all = vec![
             PollFd::from_borrowed_fd(process, PollFlags::IN),
             PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN),
         ];
         all.extend(notify.map(|notify| PollFd::new(notify, PollFlags::IN)));
-        all.extend(relay.into_iter().flat_map(Relay::wants));
+        all.extend(self.relay.iter().flat_map(Relay::wants));
         rustix::io::retry_on_intr(|| poll(&mut all, None)).context("poll", "process")?;
         Ok(!all[0].revents().is_empty())
     }
 
-    fn forward(&self, process: BorrowedFd<'_>, relay: Option<&Relay>) -> Result<(), StepError> {
+    fn forward(&self, process: BorrowedFd<'_>) -> Result<(), StepError> {
         while let Some(info) = self.signals.read_signal().context("read", "signals")? {
             let number = info.ssi_signo as i32;
-            match (number == libc::SIGWINCH, relay) {
+            match (number == libc::SIGWINCH, &self.relay) {
                 (true, Some(relay)) => relay.resize(),
                 _ => {
                     if let Some(signal) = rustix::process::Signal::from_named_raw(number) {

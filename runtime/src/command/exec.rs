@@ -79,15 +79,16 @@ fn exec(globals: &Globals, given: &Given) -> Result<u8, StepError> {
     let terminal = plan.terminal().is_some();
     let socket = creation::console_socket(given, terminal, given.has("detach"))?;
     // Before the process is made: no signal is lost on the way to it.
-    let foreground = (!given.has("detach")).then(Foreground::new).transpose()?;
+    let mut foreground = (!given.has("detach")).then(Foreground::new).transpose()?;
     let mut process = launch(given, &container, &plan, preserved)?;
-    let went = go(given, &mut process, socket, plan.entrypoint());
+    let went = prepare(given, &mut process, socket, foreground.as_mut())
+        .and_then(|()| process.start(plan.entrypoint()));
     if let Err(error) = went {
         process.end();
         return Err(error);
     }
     match foreground {
-        Some(foreground) => foreground.attend(process.pidfd.as_fd(), process.terminal.take(), None),
+        Some(foreground) => foreground.attend(process.pidfd.as_fd(), None),
         None => Ok(0),
     }
 }
@@ -225,16 +226,19 @@ fn launch(
     new.launch()
 }
 
-/// Tells where the process is, then lets it go on to execve.
-fn go(
+/// Tells where the process is, and who has its terminal.
+fn prepare(
     given: &Given,
     process: &mut Init,
     socket: Option<ConsoleSocket>,
-    entrypoint: &str,
+    foreground: Option<&mut Foreground>,
 ) -> Result<(), StepError> {
     if let Some(path) = given.value("pid-file").filter(|path| !path.is_empty()) {
         pid_file::write(Path::new(path), process.pid)?;
     }
     creation::hand_over(process, socket)?;
-    process.start(entrypoint)
+    match (foreground, process.terminal.take()) {
+        (Some(foreground), Some(master)) => foreground.hold(master),
+        _ => Ok(()),
+    }
 }

@@ -45,12 +45,17 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
         detached: given.has("detach"),
     };
     // Before anything is made: a signal that comes meanwhile is for the container.
-    let foreground = match manner.detached {
+    let mut foreground = match manner.detached {
         true => None,
         false => Some(Foreground::new()?),
     };
     let mut created = creation::create(globals, given, manner)?;
-    let notify = listen(&created);
+    let notify = listen(&created).and_then(|notify| {
+        if let (Some(foreground), Some(master)) = (&mut foreground, created.init.terminal.take()) {
+            foreground.hold(master)?;
+        }
+        Ok(notify)
+    });
     if let Err(error) = notify
         .as_ref()
         .map_err(Clone::clone)
@@ -80,7 +85,7 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
     } = created;
     // Others may signal, update or delete it meanwhile.
     drop(lock);
-    let status = foreground.attend(init.pidfd.as_fd(), init.terminal, notify)?;
+    let status = foreground.attend(init.pidfd.as_fd(), notify)?;
     if !given.has("keep") {
         let lock = directory.lock(super::container::PATIENCE)?;
         let record = directory.record()?;
