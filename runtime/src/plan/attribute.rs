@@ -164,6 +164,9 @@ fn scheduling(wanted: &Scheduler) -> Result<Scheduling, StepError> {
     }
 }
 
+/// What the kernel computes with, kernel/sched/deadline.c: less is lost in rounding, more does not fit.
+const DEADLINE_NANOSECONDS: std::ops::RangeInclusive<u64> = 1 << 10..=(1 << 63) - 1;
+
 /// What is wrong with it, in words.
 fn check(wanted: &Scheduling) -> Option<&'static str> {
     let real_time = matches!(wanted.policy, FIFO | RR);
@@ -186,9 +189,14 @@ fn check(wanted: &Scheduling) -> Option<&'static str> {
     if wanted.deadline == 0 {
         return Some("`SCHED_DEADLINE` requires `deadline`");
     }
-    let ordered = wanted.runtime <= wanted.deadline
-        && (wanted.period == 0 || wanted.deadline <= wanted.period);
-    (!ordered).then_some("`runtime` may not exceed `deadline`, nor `deadline` `period`")
+    if !DEADLINE_NANOSECONDS.contains(&wanted.runtime) {
+        return Some("`SCHED_DEADLINE` runtime must be between 1024 and 2^63 - 1 nanoseconds");
+    }
+    if wanted.runtime > wanted.deadline {
+        return Some("`SCHED_DEADLINE` runtime must be <= `deadline`");
+    }
+    let ordered = wanted.period == 0 || wanted.deadline <= wanted.period;
+    (!ordered).then_some("`SCHED_DEADLINE` deadline must be <= `period`")
 }
 
 fn policy(policy: LinuxSchedulerPolicy) -> u32 {

@@ -83,8 +83,14 @@ fn a_deadline_needs_its_numbers_and_their_order() {
             json!({"policy": "SCHED_DEADLINE", "runtime": runtime, "deadline": deadline, "period": period}),
         )
     };
-    assert_eq!(deadline(10, 20, 30).unwrap(), "SCHED_DEADLINE 10/20/30 ns");
-    assert_eq!(deadline(10, 20, 0).unwrap(), "SCHED_DEADLINE 10/20/0 ns");
+    assert_eq!(
+        deadline(1024, 2000, 3000).unwrap(),
+        "SCHED_DEADLINE 1024/2000/3000 ns"
+    );
+    assert_eq!(
+        deadline(1024, 2000, 0).unwrap(),
+        "SCHED_DEADLINE 1024/2000/0 ns"
+    );
     for (numbers, words) in [
         (
             (0, 20, 30),
@@ -94,8 +100,10 @@ fn a_deadline_needs_its_numbers_and_their_order() {
             (10, 0, 30),
             "sched_setattr: `SCHED_DEADLINE` requires `deadline`",
         ),
-        ((30, 20, 30), "may not exceed"),
-        ((10, 30, 20), "may not exceed"),
+        ((3000, 2000, 3000), "runtime must be <= `deadline`"),
+        ((2000, 3000, 2500), "deadline must be <= `period`"),
+        ((1023, 2000, 3000), "runtime must be between 1024"),
+        ((1 << 63, 1 << 63, 0), "runtime must be between 1024"),
     ] {
         let refusal = deadline(numbers.0, numbers.1, numbers.2)
             .unwrap_err()
