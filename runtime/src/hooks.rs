@@ -24,28 +24,12 @@ use serde_json::Value;
 
 use crate::StepError;
 use crate::error::Context;
-use crate::plan::{Hook, HookKind, Plan};
+use crate::plan::{Hook, HookKind};
 use crate::state::{Record, Status};
 
 /// How much of the end of a hook's output an error quotes.
 const QUOTE: usize = 1024;
 const STEP: &str = "run hook";
-
-/// The runtime's hooks of a creation: `prestart`, then `createRuntime`. `pid` is init's, in the runtime's view.
-pub(crate) fn environment(plan: &Plan, pid: u32) -> Result<(), StepError> {
-    run(
-        HookKind::Prestart,
-        &plan.hooks.prestart,
-        &plan.state,
-        Some(pid),
-    )?;
-    run(
-        HookKind::CreateRuntime,
-        &plan.hooks.create_runtime,
-        &plan.state,
-        Some(pid),
-    )
-}
 
 /// Runs hooks in their order; the first that fails is the last. `state` is the container's OCI state, in which the
 /// status of that time and the pid are set here.

@@ -16,9 +16,11 @@ mod hook;
 mod label;
 mod mounts;
 mod namespaces;
+mod network_device;
 mod program;
 mod ranges;
 mod refusals;
+mod resctrl;
 mod step;
 mod sysctl;
 mod terminal;
@@ -38,6 +40,8 @@ pub use facts::HostFacts;
 pub use hook::{Hook, HookKind, Hooks};
 pub use label::LabelKind;
 pub use mounts::{Ids, MountFlags, MountMap, Propagation, Spread, mount_options};
+pub use network_device::NetworkDevice;
+pub use resctrl::Resctrl;
 pub use step::{
     Bind, CapabilitySets, CgroupView, DeviceKind, DeviceNode, Environment, Filesystem, Joined,
     Namespace, Remount, Rlimit, RootChange, Source, Step, Terminal, TimeOffsets,
@@ -65,6 +69,12 @@ pub struct Plan {
     /// Hooks that the parent runs.
     #[serde(default)]
     pub hooks: Hooks,
+    /// Network devices of the host that move into the container.
+    #[serde(default)]
+    pub network_devices: Vec<NetworkDevice>,
+    /// The container's resctrl group.
+    #[serde(default)]
+    pub resctrl: Option<Resctrl>,
     /// The container's OCI state, as hooks get it; whoever launches the plan sets it.
     #[serde(default)]
     pub state: serde_json::Value,

@@ -23,8 +23,8 @@ use crate::StepError;
 use crate::cgroup::{ContainerGroup, Location, Surroundings};
 use crate::clock::rfc3339;
 use crate::console::{self, ConsoleSocket};
+use crate::environment::Environment;
 use crate::error::Context;
-use crate::hooks;
 use crate::launch::{self, Admission, Door, Init, NewInit};
 use crate::notify::{self, Supervisor};
 use crate::pid_file;
@@ -231,6 +231,7 @@ fn record(
         entrypoint: (!entrypoint.is_empty()).then(|| entrypoint.to_owned()),
         poststart: plan.hooks.poststart.clone(),
         poststop: plan.hooks.poststop.clone(),
+        resctrl: plan.resctrl.clone(),
     }
 }
 
@@ -246,6 +247,18 @@ struct Making<'a> {
 impl Making<'_> {
     fn make(
         self,
+        given: &Given,
+        socket: Option<ConsoleSocket>,
+        preserved: Vec<OwnedFd>,
+    ) -> Result<Init, StepError> {
+        let mut environment = Environment::default();
+        let made = self.make_in(&mut environment, given, socket, preserved);
+        made.map_err(|error| environment.undo(error))
+    }
+
+    fn make_in(
+        self,
+        environment: &mut Environment,
         given: &Given,
         socket: Option<ConsoleSocket>,
         preserved: Vec<OwnedFd>,
@@ -270,7 +283,7 @@ impl Making<'_> {
                 Starter::Creator => Door::Parent,
                 Starter::Another => Door::in_directory(self.directory.as_fd())?,
             },
-            environment: &mut |pid| hooks::environment(self.plan, pid),
+            environment: &mut |pid| environment.make(self.plan, pid),
         };
         let mut init = new.launch()?;
         hand_over(&mut init, socket).inspect_err(|_| init.end())?;

@@ -16,6 +16,7 @@ use crate::StepError;
 use crate::cgroup::{ContainerGroup, Location, Surroundings};
 use crate::error::Context;
 use crate::hooks;
+use crate::resctrl;
 use crate::state::{Lock, Record, StateDirectory, Status};
 
 pub(super) const COMMAND: Command = Command {
@@ -132,6 +133,9 @@ pub(super) fn destroy(
     if let Some(record) = record {
         end_processes(&record)?;
         ContainerGroup::open(&record.cgroup)?.remove()?;
+        if let Some(wanted) = &record.resctrl {
+            resctrl::remove(wanted, &record.id)?;
+        }
         for failed in hooks::poststop(&record) {
             globals.log.complaint(&failed.to_string());
         }

@@ -67,7 +67,7 @@ impl Runtime {
     /// removed first. On error nothing is left.
     pub fn create(&self, launch: Launch<'_>) -> Result<Container, StepError> {
         state::check_id(launch.id)?;
-        refuse_hooks(launch.spec)?;
+        refuse_surroundings(launch.spec)?;
         let plan = Plan::of(launch.spec, &self.host)?;
         let container = Container {
             run_dir: launch.run_dir.to_owned(),
@@ -148,14 +148,30 @@ impl Runtime {
     }
 }
 
-/// Hooks are configuration of a bundle. An agent has no bundle, and nobody would be there to run the last of them.
-fn refuse_hooks(spec: &Spec) -> Result<(), StepError> {
-    if spec.hooks().is_none() {
-        return Ok(());
+/// What needs a hand on the host when a container begins and ends is for the commands, which have one: a monitor
+/// may die before its container does.
+fn refuse_surroundings(spec: &Spec) -> Result<(), StepError> {
+    let linux = spec.linux().as_ref();
+    let devices = linux.and_then(|linux| linux.net_devices().as_ref());
+    let asked = [
+        (spec.hooks().is_some(), "hooks"),
+        (
+            devices.is_some_and(|all| !all.is_empty()),
+            "linux.netDevices",
+        ),
+        (
+            linux.is_some_and(|linux| linux.intel_rdt().is_some()),
+            "linux.intelRdt",
+        ),
+    ];
+    match asked.into_iter().find(|(asked, _)| *asked) {
+        None => Ok(()),
+        Some((_, name)) => {
+            let cause =
+                "an agent's container has none; only the commands `create` and `run` do this";
+            Err(StepError::refused("create", name, cause))
+        }
     }
-    let cause =
-        "a container of an agent has no hooks; only the commands `create` and `run` have them";
-    Err(StepError::refused("create", "hooks", cause))
 }
 
 /// Whether a container that was made to the end is there. One that never ran and has lost its monitor

@@ -10,7 +10,6 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use crate::StepError;
 use crate::cgroup::{ContainerGroup, Group};
 use crate::error::Context;
-use crate::hooks;
 use crate::init;
 use crate::launch::{Admission, Door, Init, NewInit, Root};
 use crate::record::{Phase, Process, RunDirectory, StateRecord, VERSION};
@@ -97,7 +96,8 @@ impl Making<'_> {
             stdio: [null()?, stdout_end, stderr_end],
             preserved: Vec::new(),
             door: Door::Parent,
-            environment: &mut |pid| hooks::environment(&self.request.plan, pid),
+            // The agent's plans have nothing for their parent to do then.
+            environment: &mut |_| Ok(()),
         };
         let mut init = new.launch()?;
         // A terminal's output is one stream; the pipes have lost their other ends.

@@ -16,7 +16,9 @@ use super::namespaces::Namespaces;
 use super::program::{Program, rlimits};
 use super::step::{CapabilitySets, Namespace, RootChange, Step};
 use super::sysctl::Sysctls;
-use super::{Plan, attribute, capabilities, hook, label, refusals, sysctl, terminal};
+use super::{
+    Plan, attribute, capabilities, hook, label, network_device, refusals, resctrl, sysctl, terminal,
+};
 use crate::cgroup::{Driver, Location, Surroundings};
 use crate::{StepError, seccomp};
 
@@ -45,6 +47,8 @@ impl Plan {
             stage: Vec::new(),
             steps: Vec::new(),
             hooks: Hooks::default(),
+            network_devices: Vec::new(),
+            resctrl: None,
             state: serde_json::Value::Null,
             warnings: Vec::new(),
         };
@@ -63,6 +67,8 @@ impl Plan {
             spec.hooks().as_ref(),
             process.env().as_deref().unwrap_or_default(),
         )?;
+        plan.network_devices = network_device::of(linux)?;
+        plan.resctrl = linux.intel_rdt().as_ref().map(resctrl::of).transpose()?;
         plan.hooks(hooks.by_parent, hooks.create_container);
         plan.write_proc(labels, sysctls);
         plan.root(linux, &mounts, &devices, &around)?;
@@ -127,7 +133,10 @@ impl Plan {
 
     /// Those of the runtime first, then those in the container's namespaces, whose programs are the host's.
     fn hooks(&mut self, by_parent: Hooks, create_container: Vec<Hook>) {
-        let awaited = !by_parent.prestart.is_empty() || !by_parent.create_runtime.is_empty();
+        let awaited = !by_parent.prestart.is_empty()
+            || !by_parent.create_runtime.is_empty()
+            || !self.network_devices.is_empty()
+            || self.resctrl.is_some();
         self.hooks = by_parent;
         self.steps.extend(awaited.then_some(Step::AwaitEnvironment));
         self.push_hooks(HookKind::CreateContainer, create_container);

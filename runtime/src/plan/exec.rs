@@ -46,6 +46,8 @@ impl Plan {
             stage: Vec::new(),
             steps: Vec::new(),
             hooks: Hooks::default(),
+            network_devices: Vec::new(),
+            resctrl: None,
             state: serde_json::Value::Null,
             warnings: Vec::new(),
         };

@@ -1,6 +1,6 @@
 //! What a spec may ask for and this runtime does not do: each a refusal by name, none ignored in silence.
 
-use oci_spec::runtime::{Linux, Process, Spec};
+use oci_spec::runtime::{Process, Spec};
 
 use crate::StepError;
 
@@ -15,9 +15,6 @@ pub(super) fn check(spec: &Spec) -> Result<(), StepError> {
         return Err(unsupported("a platform other than Linux"));
     }
     if let Some(name) = spec.process().as_ref().and_then(in_process) {
-        return Err(unsupported(name));
-    }
-    if let Some(name) = spec.linux().as_ref().and_then(in_linux) {
         return Err(unsupported(name));
     }
     Ok(())
@@ -49,22 +46,6 @@ fn version(version: &str) -> Result<(), StepError> {
 fn in_process(process: &Process) -> Option<&'static str> {
     let given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
     let asked = [(given(process.command_line()), "process.commandLine")];
-    asked
-        .into_iter()
-        .find_map(|(asked, name)| asked.then_some(name))
-}
-
-fn in_linux(linux: &Linux) -> Option<&'static str> {
-    let asked = [
-        (
-            linux
-                .net_devices()
-                .as_ref()
-                .is_some_and(|all| !all.is_empty()),
-            "linux.netDevices",
-        ),
-        (linux.intel_rdt().is_some(), "linux.intelRdt"),
-    ];
     asked
         .into_iter()
         .find_map(|(asked, name)| asked.then_some(name))

@@ -28,6 +28,12 @@ impl fmt::Display for Plan {
         for step in &self.steps {
             writeln!(f, "  {step}")?;
         }
+        for device in &self.network_devices {
+            writeln!(f, "{device}")?;
+        }
+        if let Some(resctrl) = &self.resctrl {
+            writeln!(f, "{resctrl}")?;
+        }
         for (kind, hooks) in self.hooks.lists() {
             if !hooks.is_empty() {
                 list_hooks(f, kind, hooks)?;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::StepError;
 use crate::cgroup::Location;
-use crate::plan::Hook;
+use crate::plan::{Hook, Resctrl};
 use crate::record::{Phase, Process};
 
 /// Layout of the record. Containers outlive upgrades of the runtime.
@@ -53,6 +53,9 @@ pub(crate) struct Record {
     /// What `delete` runs when the container is gone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) poststop: Vec<Hook>,
+    /// What `delete` removes below resctrl.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) resctrl: Option<Resctrl>,
 }
 
 /// Status of the OCI text, and `paused`, as others extend it.
@@ -101,6 +104,7 @@ impl Record {
             entrypoint: None,
             poststart: Vec::new(),
             poststop: Vec::new(),
+            resctrl: None,
         }
     }
 

@@ -32,6 +32,7 @@ fn record() -> Record {
         entrypoint: Some("true".into()),
         poststart: Vec::new(),
         poststop: Vec::new(),
+        resctrl: None,
     }
 }
 
