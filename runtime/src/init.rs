@@ -34,7 +34,7 @@ use rustix::net::SocketFlags;
 use crate::StepError;
 use crate::error::Context;
 use crate::launch::{Door, Root};
-use crate::plan::{CapabilitySets, Environment, Namespace, Plan, Step, Terminal};
+use crate::plan::{CapabilitySets, Environment, Hook, HookKind, Namespace, Plan, Step, Terminal};
 use crate::seccomp::Filter;
 
 pub(crate) use descriptors::{Descriptors, Shape};
@@ -172,9 +172,7 @@ impl Walk {
                 .write_own("oom_score_adj", &value.to_string())
                 .context("set OOM score adjustment", value),
             Step::ProveForeign { namespace, path } => prove_foreign(self.proc()?, *namespace, path),
-            Step::Hooks { kind, hooks } => {
-                crate::hooks::run(*kind, hooks, &self.state, Some(std::process::id()))
-            }
+            Step::Hooks { kind, hooks } => self.run_hooks(*kind, hooks),
             Step::Label { kind, text } => self.proc()?.write_label(*kind, text),
             Step::Sysctl { path, value } => self.proc()?.write_sysctl(path, value),
             Step::Join(joined) => namespace::join(joined),
@@ -269,6 +267,16 @@ impl Walk {
 
     fn root(&self) -> Result<BorrowedFd<'_>, StepError> {
         self.build.root()
+    }
+
+    /// A hook of the image is bound as the program will be: by a child, as what binds hinders init.
+    fn run_hooks(&self, kind: HookKind, hooks: &[Hook]) -> Result<(), StepError> {
+        let pid = std::process::id();
+        let run = || crate::hooks::run(kind, hooks, &self.state, Some(pid));
+        if self.bonds == Bonds::default() {
+            return run();
+        }
+        crate::errand::send("hooks", || bind(&self.bonds).and_then(|()| run()))?
     }
 
     fn proc(&self) -> Result<&Procfs, StepError> {

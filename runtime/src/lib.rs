@@ -9,6 +9,7 @@ pub mod command;
 mod console;
 pub mod container;
 mod environment;
+mod errand;
 mod error;
 mod foreground;
 mod hooks;

@@ -7,24 +7,20 @@
 
 mod netlink;
 
-use std::fs::File;
-use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
-use longshore_sys::{Forked, clone3, exit_now};
 use nix::sched::{CloneFlags, setns};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{WaitId, WaitIdOptions, waitid};
 use serde::{Deserialize, Serialize};
 
 use self::netlink::{Address, Link, Netlink};
-use crate::StepError;
 use crate::error::Context;
 use crate::plan::NetworkDevice;
+use crate::{StepError, errand};
 
 const STEP: &str = "move network device";
+const MOVER: &str = "mover of network devices";
 const STEP_BACK: &str = "give back network device";
 
 /// A device that was moved.
@@ -60,7 +56,7 @@ pub(crate) fn lend(devices: &[NetworkDevice], pid: u32) -> Result<Option<Lent>, 
         let cause = "the container's network namespace is the host's own; give it another";
         return Err(StepError::refused(STEP, &devices[0].host, cause));
     }
-    let (moved, error) = in_a_child(|| {
+    let (moved, error) = errand::send(MOVER, || {
         let mut moved = Vec::new();
         let error = there(devices, &namespace, &mut moved).err();
         (moved, error)
@@ -80,7 +76,7 @@ impl Lent {
         }
         let home = open("/proc/self/ns/net");
         let back = home.and_then(|home| {
-            let (_, failed) = in_a_child(|| (Vec::new(), back(&self, &home).err()))?;
+            let (_, failed) = errand::send(MOVER, || (Vec::new(), back(&self, &home).err()))?;
             failed.map_or(Ok(()), Err)
         });
         match back {
@@ -101,31 +97,6 @@ fn open(path: &str) -> Result<OwnedFd, StepError> {
 fn identity(namespace: &OwnedFd) -> Result<(u64, u64), StepError> {
     let stat = rustix::fs::fstat(namespace).context("compare namespace", "network")?;
     Ok((stat.st_dev, stat.st_ino))
-}
-
-/// Does `work` in a child, which may leave its namespaces, and hears its report.
-fn in_a_child(work: impl FnOnce() -> Report) -> Result<Report, StepError> {
-    let (read, write) = pipe_with(PipeFlags::CLOEXEC).context("make", "pipe")?;
-    match clone3(&[], None).context("clone", "mover of network devices")? {
-        Forked::Child => {
-            drop(read);
-            let report = serde_json::to_vec(&work()).unwrap_or_default();
-            let told = File::from(write).write_all(&report);
-            exit_now(i32::from(told.is_err()))
-        }
-        Forked::Parent { pidfd, .. } => {
-            drop(write);
-            let mut report = Vec::new();
-            let read = File::from(read).read_to_end(&mut report);
-            let wait = || waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
-            rustix::io::retry_on_intr(wait).context("wait for", "mover of network devices")?;
-            read.context("hear from", "mover of network devices")?;
-            serde_json::from_slice(&report).map_err(|_| {
-                let cause = "it ended without a word";
-                StepError::refused("hear from", "mover of network devices", cause)
-            })
-        }
-    }
 }
 
 /// A socket at home, and one in the namespace, which this process is in afterwards.
