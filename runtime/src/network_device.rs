@@ -41,9 +41,6 @@ pub(crate) struct Lent {
     moved: Vec<Moved>,
 }
 
-/// What the mover tells its parent: what it has moved, and what stopped it.
-type Report = (Vec<Moved>, Option<StepError>);
-
 /// Moves the devices into the network namespace of a process. On error none is moved.
 pub(crate) fn lend(devices: &[NetworkDevice], pid: u32) -> Result<Option<Lent>, StepError> {
     if devices.is_empty() {
@@ -56,7 +53,7 @@ pub(crate) fn lend(devices: &[NetworkDevice], pid: u32) -> Result<Option<Lent>, 
         let cause = "the container's network namespace is the host's own; give it another";
         return Err(StepError::refused(STEP, &devices[0].host, cause));
     }
-    let (moved, error) = errand::send(MOVER, || {
+    let (moved, error): (_, Option<StepError>) = errand::send(MOVER, || {
         let mut moved = Vec::new();
         let error = there(devices, &namespace, &mut moved).err();
         (moved, error)
@@ -76,7 +73,7 @@ impl Lent {
         }
         let home = open("/proc/self/ns/net");
         let back = home.and_then(|home| {
-            let (_, failed) = errand::send(MOVER, || (Vec::new(), back(&self, &home).err()))?;
+            let failed = errand::send(MOVER, || back(&self, &home).err())?;
             failed.map_or(Ok(()), Err)
         });
         match back {
