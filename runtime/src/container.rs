@@ -6,7 +6,7 @@
 mod creation;
 mod deletion;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -176,6 +176,30 @@ impl Container {
         }
     }
 
+    /// A socket that is the other end of the container's terminal: read its output from now on, write to type. Whoever
+    /// does not keep up reading is let go; closing it detaches and ends nothing. Refused if it has no terminal, or if
+    /// its monitor is one of a version that knows no such call: that one hangs up.
+    pub fn attach(&self) -> Result<UnixStream, StepError> {
+        match self.call(Verb::Attach)? {
+            Some((stream, Answer { error: None, .. })) => Ok(stream),
+            Some((
+                _,
+                Answer {
+                    error: Some(error), ..
+                },
+            )) => Err(error),
+            None => Err(self.refused("attach to", "it has ended, or its monitor is too old")),
+        }
+    }
+
+    /// Sets the size of the container's terminal; its foreground processes get SIGWINCH.
+    pub fn resize(&self, rows: u16, columns: u16) -> Result<(), StepError> {
+        match self.call(Verb::Resize { rows, columns })? {
+            Some((_, answer)) => answer.error.map_or(Ok(()), Err),
+            None => Err(self.refused("resize", "it has ended, or its monitor is too old")),
+        }
+    }
+
     /// The exit record, if it is there.
     pub fn exit_record(&self) -> Result<Option<ExitRecord>, StepError> {
         self.directory()?.exit()
@@ -230,8 +254,12 @@ fn ask(mut stream: &UnixStream, verb: Verb) -> std::io::Result<Option<Answer>> {
     })?;
     line.push(b'\n');
     stream.write_all(&line)?;
+    // Byte by byte: what follows the line is no part of it, but a terminal's output.
     let mut answer = Vec::new();
-    BufReader::new(stream.take(LINE_MAX as u64)).read_until(b'\n', &mut answer)?;
+    let mut byte = [0];
+    while answer.len() < LINE_MAX && answer.last() != Some(&b'\n') && stream.read(&mut byte)? == 1 {
+        answer.push(byte[0]);
+    }
     stream.set_read_timeout(None)?;
     if answer.is_empty() {
         return Ok(None);

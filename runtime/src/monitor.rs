@@ -9,6 +9,12 @@
 //! ```
 //! It ends once the exit record is written and the last log line stored: whoever asks later reads files.
 //! It blocks every signal it can, so that neither a terminal nor a shutdown of the agent ends it.
+//! A container with a terminal has one output, the master, which only this process holds. Who attaches sees what comes
+//! from then on and types; the log has it all. Several may attach; one that leaves, or reads too slowly, ends nothing.
+//! If the monitor is killed, what it held is gone with it: the pipes' other ends get SIGPIPE or EPIPE, the terminal's
+//! processes SIGHUP, nobody sees the exit code, and `State::MonitorLost` says so. The container's cgroup and run directory
+//! are found by their record all the same. Handing duplicates of the pipes and the master to the agent, and starting
+//! a second monitor with them, is not done yet; nor is standard input for a container without a terminal.
 //! Deliberately absent: threads, timers, the network, and any decision about the container.
 
 mod birth;

@@ -58,6 +58,11 @@ pub(crate) enum Verb {
     Start,
     /// Answered at once; the connection then ends with the monitor.
     Subscribe,
+    /// Answered at once; from then on the connection is the terminal's other end: what is read there is its output from
+    /// now on, what is written is typed. Either side's end detaches. Refused without a terminal.
+    Attach,
+    /// Answered once the terminal has this size. Refused without a terminal.
+    Resize { rows: u16, columns: u16 },
 }
 
 /// A line from the monitor.

@@ -102,3 +102,46 @@ fn only_a_null_device_is_replaced_by_the_containers_own() {
     let lines: Vec<&str> = output.lines().collect();
     assert_eq!((lines[0], lines[2]), (lines[1], "fifo"), "{output}");
 }
+
+#[test]
+#[ignore = "needs root"]
+fn whoever_attaches_sees_the_terminal_and_types_there() {
+    use std::io::{Read, Write};
+    let host = Host::new();
+    let script = "read -r line; echo got $line; stty size; read -r line";
+    let spec = host.spec(&["/bin/sh", "-c", script], terminal);
+    let root = Root::busybox();
+    symlink("busybox", root.path("bin/stty")).unwrap();
+    let container = host.create(&spec, root).unwrap();
+    let mut attached = container.attach().unwrap();
+    let mut other = container.attach().unwrap();
+    container.resize(7, 9).unwrap();
+    container.start().unwrap();
+    attached.write_all(b"keys\n").unwrap();
+    // What was typed is echoed.
+    let expected = "keys\r\ngot keys\r\n7 9\r\n";
+    for stream in [&mut attached, &mut other] {
+        let mut seen = vec![0; expected.len()];
+        stream.read_exact(&mut seen).unwrap();
+        assert_eq!(String::from_utf8_lossy(&seen), expected);
+    }
+    // Leaving ends nothing.
+    drop(attached);
+    other.write_all(b"\n").unwrap();
+    assert_eq!(support::wait(&container).code, 0);
+    assert!(host.output().contains("got keys"), "the log has it too");
+    container.delete().unwrap();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn nobody_attaches_to_what_is_no_terminal() {
+    let host = Host::new();
+    let spec = host.spec(&["/bin/sleep", "1000"], |_| {});
+    let container = host.create(&spec, Root::busybox()).unwrap();
+    let refusal = container.attach().unwrap_err().to_string();
+    assert!(refusal.contains("no terminal"), "{refusal}");
+    assert!(container.resize(1, 1).is_err());
+    container.start().unwrap();
+    container.delete().unwrap();
+}

@@ -43,7 +43,7 @@ fn search(name: &str, path: &str) -> Result<PathBuf, StepError> {
             subject: name.into(),
             errno: Some(Errno::NOENT.raw_os_error()),
             cause: format!(
-                "no such program in PATH ({path}); give its full path or install it in the image"
+                "no such program in PATH ({path}), executable file not found in any of it; give its full path or install it in the image"
             ),
         },
     })
@@ -59,11 +59,13 @@ fn check(path: &Path) -> Result<(), Errno> {
     rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS)
 }
 
-/// One sentence and one remedy for each way that a program cannot be executed.
+/// One sentence and one remedy for each way that a program cannot be executed. Callers such as podman tell a missing
+/// program (127) from one that may not run (126) by the words "executable file not found in", "no such file or
+/// directory" and "permission denied", so these stand there.
 pub(crate) fn explain(program: &str, errno: Errno) -> StepError {
     let cause = match errno {
         Errno::NOENT => {
-            "no such file in the image, or its interpreter is missing; check the command and the image"
+            "no such file in the image, or its interpreter is missing (no such file or directory); check the command and the image"
         }
         Errno::NOTDIR => "a part of its path is not a directory; check the command",
         Errno::ACCESS | Errno::PERM => {

@@ -35,6 +35,8 @@ pub(super) struct Child {
     pub(super) init: Init,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
+    /// Whether `stdout` is the master of its terminal.
+    pub(super) terminal: bool,
 }
 
 /// What a container is made from.
@@ -101,11 +103,13 @@ impl Making<'_> {
         };
         let mut init = new.launch()?;
         // A terminal's output is one stream; the pipes have lost their other ends.
+        let terminal = init.terminal.is_some();
         let stdout = init.terminal.take().unwrap_or(stdout);
         Ok(Child {
             init,
             stdout,
             stderr,
+            terminal,
         })
     }
 }

@@ -1,6 +1,7 @@
-//! The connections to `monitor.sock`: one line of JSON in, one out.
+//! The connections to `monitor.sock`: one line of JSON in, one out, and for who attaches the terminal's bytes.
 
 use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use crate::StepError;
@@ -9,6 +10,7 @@ use crate::wire::{Answer, Call, LINE_MAX, Verb};
 
 /// More than any agent opens; one more is turned away.
 const CLIENTS_MAX: usize = 64;
+const KEYS_MAX: usize = 4 << 10;
 
 /// Somebody who connected.
 #[derive(Debug)]
@@ -17,6 +19,8 @@ pub(super) struct Client {
     heard: Vec<u8>,
     /// Waits for the outcome of execve.
     pub(super) awaits_start: bool,
+    /// Sees the terminal's output and types there.
+    pub(super) attached: bool,
 }
 
 /// What became of a client that had something to say.
@@ -39,12 +43,45 @@ pub(super) fn accept(listener: &UnixListener, clients: &mut Vec<Client>) {
                 stream,
                 heard: Vec::new(),
                 awaits_start: false,
+                attached: false,
             });
         }
     }
 }
 
 impl Client {
+    /// Reads what an attached client types; false if it is gone.
+    pub(super) fn read_keys(&mut self) -> bool {
+        let mut bytes = [0; KEYS_MAX];
+        match self.stream.read(&mut bytes) {
+            Ok(0) => false,
+            Ok(length) => {
+                self.heard.extend_from_slice(&bytes[..length]);
+                true
+            }
+            Err(error) => matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+        }
+    }
+
+    /// Typed by an attached client and not taken by the terminal yet; no more is read meanwhile.
+    pub(super) fn keys(&mut self) -> &mut Vec<u8> {
+        &mut self.heard
+    }
+
+    pub(super) fn has_keys(&self) -> bool {
+        self.attached && !self.heard.is_empty()
+    }
+
+    /// Output for an attached client. One that does not keep up is let go: nobody stalls the terminal.
+    pub(super) fn show(&mut self, output: &[u8]) {
+        if self.attached
+            && !matches!(self.stream.write(output), Ok(length) if length == output.len())
+        {
+            // It hears end of file, and is removed when it hangs up in turn.
+            drop(self.stream.shutdown(Shutdown::Both));
+        }
+    }
+
     pub(super) fn hear(&mut self) -> Heard {
         let mut bytes = [0; 512];
         match self.stream.read(&mut bytes) {

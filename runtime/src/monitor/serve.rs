@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::termios::{Winsize, tcsetwinsize};
 
 use super::birth::Born;
 use super::clients::{Client, Heard, accept};
@@ -52,6 +53,7 @@ pub(super) fn serve(born: Born, run: RunDirectory, log_dir: OwnedFd) -> Result<(
         log: LogFiles::new(log_dir),
         listener,
         clients: Vec::new(),
+        terminal: child.terminal,
         start: Start::Waiting,
     };
     service.run()
@@ -80,6 +82,8 @@ struct Service {
     log: LogFiles,
     listener: UnixListener,
     clients: Vec<Client>,
+    /// Whether the first output is a terminal's master.
+    terminal: bool,
     start: Start,
 }
 
@@ -105,9 +109,10 @@ impl Service {
             let ready = self.poll().context("poll", &self.state.id)?;
             for (output, ready) in self.output.iter_mut().zip(ready.output) {
                 if ready {
-                    output.read(&mut self.log);
+                    output.read(&mut self.log, &mut self.clients);
                 }
             }
+            self.type_keys();
             // Before the end is handled: a program that ended at once has still been started.
             if ready.talk || ready.ended {
                 self.hear_init();
@@ -133,12 +138,16 @@ impl Service {
                 .map(|talk| PollFd::new(talk, PollFlags::IN)),
         );
         let pipes = self.output.iter().filter_map(|output| output.pipe.as_ref());
-        fds.extend(pipes.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
-        fds.extend(
-            self.clients
-                .iter()
-                .map(|client| PollFd::new(&client.stream, PollFlags::IN)),
-        );
+        let mut of_pipe = PollFlags::IN;
+        let typing = self.clients.iter().any(Client::has_keys);
+        of_pipe.set(PollFlags::OUT, typing);
+        fds.extend(pipes.map(|pipe| PollFd::new(pipe, of_pipe)));
+        let of_client = |client: &Client| match client.has_keys() {
+            true => PollFlags::empty(),
+            false => PollFlags::IN,
+        };
+        let clients = self.clients.iter();
+        fds.extend(clients.map(|client| PollFd::new(&client.stream, of_client(client))));
         rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
         let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
         let mut next = |present: bool| present && ready.next().unwrap_or(false);
@@ -180,15 +189,63 @@ impl Service {
 
     fn hear_clients(&mut self, ready: &[bool]) {
         for index in (0..ready.len()).rev().filter(|index| ready[*index]) {
+            if self.clients[index].attached {
+                if !self.clients[index].read_keys() {
+                    drop(self.clients.swap_remove(index));
+                }
+                continue;
+            }
             match self.clients[index].hear() {
                 Heard::Nothing => {}
                 Heard::Hangup => drop(self.clients.swap_remove(index)),
                 Heard::Call(Verb::Subscribe) => self.clients[index].answer(None),
+                Heard::Call(Verb::Attach) => {
+                    let refused = self.master().err();
+                    self.clients[index].attached = refused.is_none();
+                    self.clients[index].answer(refused);
+                }
+                Heard::Call(Verb::Resize { rows, columns }) => {
+                    let refused = self.resize(rows, columns).err();
+                    self.clients[index].answer(refused);
+                }
                 Heard::Call(Verb::Start) => {
                     self.clients[index].awaits_start = true;
                     self.order_start();
                     self.answer_starters();
                 }
+            }
+        }
+    }
+
+    fn master(&self) -> Result<&OwnedFd, StepError> {
+        let refused = |cause| StepError::refused("attach to", &self.state.id, cause);
+        if !self.terminal {
+            return Err(refused("it has no terminal; read its log instead"));
+        }
+        let master = self.output[0].pipe.as_ref();
+        master.ok_or_else(|| refused("its terminal is closed; no process holds it any more"))
+    }
+
+    fn resize(&self, rows: u16, columns: u16) -> Result<(), StepError> {
+        let size = Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(self.master()?, size).context("resize terminal of", &self.state.id)
+    }
+
+    /// What attached clients have typed; what the terminal does not take now stays with them.
+    fn type_keys(&mut self) {
+        let Some(master) = self.output[0].pipe.as_ref().filter(|_| self.terminal) else {
+            return;
+        };
+        for client in self.clients.iter_mut().filter(|client| client.has_keys()) {
+            match rustix::io::write(master, client.keys()) {
+                Ok(length) => drop(client.keys().drain(..length)),
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(_) => client.keys().clear(),
             }
         }
     }
@@ -240,7 +297,7 @@ impl Service {
         // will not die, `delete` will say so; the exit code is worth reporting now.
         drop(self.group.kill(KILL_PATIENCE));
         for output in &mut self.output {
-            output.drain(&mut self.log);
+            output.drain(&mut self.log, &mut self.clients);
         }
         let code = status.map_or(-1, |status| {
             match (status.exit_status(), status.terminating_signal()) {
@@ -281,13 +338,16 @@ impl Output {
     }
 
     /// Reads once; how many bytes there were.
-    fn read(&mut self, log: &mut LogFiles) -> usize {
+    fn read(&mut self, log: &mut LogFiles, clients: &mut [Client]) -> usize {
         let Some(pipe) = &self.pipe else { return 0 };
         let mut bytes = vec![0; READ_SIZE];
         match rustix::io::read(pipe, &mut bytes) {
             Ok(0) => self.close(log),
             Ok(length) => {
                 self.lines.feed(&bytes[..length], log, SystemTime::now());
+                for client in clients {
+                    client.show(&bytes[..length]);
+                }
                 return length;
             }
             Err(Errno::AGAIN | Errno::INTR) => {}
@@ -297,10 +357,10 @@ impl Output {
     }
 
     /// Reads what is there. Not to end of file: a process elsewhere may hold the pipe for ever.
-    fn drain(&mut self, log: &mut LogFiles) {
+    fn drain(&mut self, log: &mut LogFiles, clients: &mut [Client]) {
         let mut total = 0;
         while total < DRAIN_MAX {
-            match self.read(log) {
+            match self.read(log, clients) {
                 0 => break,
                 length => total += length,
             }
