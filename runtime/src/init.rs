@@ -21,7 +21,7 @@ mod talk;
 mod terminal;
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -35,7 +35,7 @@ use crate::StepError;
 use crate::error::Context;
 use crate::launch::{Door, Root};
 use crate::plan::{CapabilitySets, Environment, Hook, HookKind, Namespace, Plan, Step, Terminal};
-use crate::seccomp::Filter;
+use crate::seccomp::{self, Filter, Handover};
 
 pub(crate) use descriptors::{Descriptors, Shape};
 use procfs::Procfs;
@@ -67,6 +67,8 @@ pub(crate) fn run(plan: &Plan, descriptors: Option<Descriptors>) -> ! {
     sys::exit_now(127)
 }
 
+const LISTENER: &str = "seccomp listener";
+
 /// What steps hand to later steps.
 struct Walk {
     /// With the parent, later with whoever says `start`. None once given to execve.
@@ -88,6 +90,9 @@ struct Walk {
     /// The host's procfs.
     proc: Option<Procfs>,
     home: Option<String>,
+    /// What the filter asks through, if its parent takes it from here.
+    #[allow(dead_code)] // Only held.
+    listener: Option<OwnedFd>,
     /// What takes the place of the plan's entries of the same names.
     listen: Vec<String>,
     program: Option<CString>,
@@ -125,6 +130,7 @@ impl Walk {
             state: serde_json::Value::Null,
             proc: None,
             home: None,
+            listener: None,
             listen: Vec::new(),
             program: None,
             bonds: Bonds::default(),
@@ -254,11 +260,13 @@ impl Walk {
                 Ok(())
             }
             Step::Capabilities(sets) => identity::set_capabilities(sets),
-            Step::Seccomp(filter) if filter.listener.is_none() => {
-                self.bonds.filter = Some(filter.clone());
-                Ok(())
-            }
-            Step::Seccomp(filter) => load_filter(filter),
+            Step::Seccomp(filter) => match &filter.listener {
+                Some(listener) => self.load_filter_that_asks(filter, listener.handover),
+                None => {
+                    self.bonds.filter = Some(filter.clone());
+                    Ok(())
+                }
+            },
             Step::AwaitStart => self.await_start(),
             Step::Execute { args, environment } => self.execute(args, environment),
             other => Err(StepError::refused("walk", other, "no such step")),
@@ -332,6 +340,37 @@ impl Walk {
         }
     }
 
+    /// From the moment it is in force until its listener has been handed over there may be no call that it asks about.
+    fn load_filter_that_asks(
+        &mut self,
+        filter: &Filter,
+        handover: Handover,
+    ) -> Result<(), StepError> {
+        let load = || {
+            raise_for_filter()?;
+            let loaded = sys::set_mode_filter_listening(&filter.instructions, filter.flags);
+            loaded.map_err(|errno| seccomp::explain(filter, errno))
+        };
+        let talk = self.talk()?;
+        let step = "hand over";
+        if handover == Handover::Taken {
+            let free = rustix::io::fcntl_dupfd_cloexec(talk, 0).context(step, LISTENER)?;
+            // The lowest that is free, as the listener's number will be.
+            let number = free.as_raw_fd();
+            drop(free);
+            talk.send(&FromInit::ListenerAt(number))
+                .context(step, LISTENER)?;
+            // It stays open until execve: nobody tells when it has been taken.
+            self.listener = Some(load()?);
+            return Ok(());
+        }
+        let message = Talk::prepare(&FromInit::Listener, handover);
+        let mut message = message.context(step, LISTENER)?;
+        let listener = load()?;
+        talk.send_prepared(&mut message, listener.as_fd())
+            .context(step, LISTENER)
+    }
+
     fn execute(&mut self, args: &[String], environment: &Environment) -> Result<(), StepError> {
         let program = self
             .program
@@ -373,12 +412,17 @@ fn report(talk: OwnedFd, reason: sys::NotExecuted<StepError>) {
     Talk::from_fd(talk).send(&said).ok();
 }
 
-/// Without no_new_privs the kernel wants CAP_SYS_ADMIN, which a change of user took out of force.
 fn load_filter(filter: &Filter) -> Result<(), StepError> {
-    if !rustix::thread::no_new_privs().context("read", "no_new_privs")? {
-        identity::raise_permitted()?;
-    }
+    raise_for_filter()?;
     sys::set_mode_filter(&filter.instructions, filter.flags).context("load", "seccomp filter")
+}
+
+/// Without no_new_privs the kernel wants CAP_SYS_ADMIN, which a change of user took out of force.
+fn raise_for_filter() -> Result<(), StepError> {
+    if rustix::thread::no_new_privs().context("read", "no_new_privs")? {
+        return Ok(());
+    }
+    identity::raise_permitted()
 }
 
 /// Whoever says Start. One who leaves without it has changed nothing: the next one is awaited.

@@ -18,6 +18,7 @@
 
 #[allow(dead_code)] // Until the commands create, start and run are there.
 mod door;
+mod listener;
 mod root;
 mod user;
 
@@ -171,19 +172,32 @@ impl Init {
         }
         loop {
             let heard = self.talk.receive_with().context("hear from", "init")?;
-            match heard.map(|(message, descriptor)| {
-                self.terminal = descriptor.or(self.terminal.take());
-                message
-            }) {
-                Some(FromInit::Ready) => return Ok(()),
-                Some(FromInit::Terminal) => {}
-                Some(FromInit::Environment) => {
+            match heard {
+                Some((FromInit::Ready, _)) => return Ok(()),
+                Some((FromInit::Terminal, master)) => self.terminal = master,
+                Some((FromInit::Environment, _)) => {
                     environment(self.pid)?;
                     self.proceed();
                 }
-                other => return Err(ended(other)),
+                Some((FromInit::Listener, Some(descriptor))) => {
+                    self.hand_over(plan, descriptor)?;
+                }
+                Some((FromInit::ListenerAt(number), _)) => {
+                    let descriptor = listener::take(self, number)?;
+                    self.hand_over(plan, descriptor)?;
+                }
+                other => return Err(ended(other.map(|(message, _)| message))),
             }
         }
+    }
+
+    /// At once: init may be waiting for the first answer.
+    fn hand_over(&self, plan: &Plan, descriptor: OwnedFd) -> Result<(), StepError> {
+        let listener = plan.listener().ok_or_else(|| {
+            let cause = "its plan names no listener; this is a defect of the planner";
+            StepError::refused("hand over", "seccomp listener", cause)
+        })?;
+        listener::hand_over(listener, descriptor, self.pid, &plan.state)
     }
 
     /// If the child has ended already, what it said is what matters, so an error is none.

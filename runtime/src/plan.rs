@@ -33,6 +33,7 @@ use oci_spec::runtime::{LinuxResources, Spec};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Location;
+use crate::seccomp::Listener;
 
 pub use attribute::{Attribute, MemoryPolicy, Scheduling};
 pub use exec::{Asked, ExecUser};
@@ -106,6 +107,14 @@ impl Plan {
             _ => None,
         });
         args.map_or("", String::as_str)
+    }
+
+    /// Who answers what the filter asks, if it asks.
+    pub(crate) fn listener(&self) -> Option<&Listener> {
+        self.steps.iter().find_map(|step| match step {
+            Step::Seccomp(filter) => filter.listener.as_ref(),
+            _ => None,
+        })
     }
 
     /// Leaves the host's tree by chroot(2): where the host runs from its initial ramfs, pivot_root(2) cannot.

@@ -65,6 +65,23 @@ pub struct Listener {
     pub path: PathBuf,
     /// What its owner wants to be told with the descriptor.
     pub metadata: Option<String>,
+    /// How init gives the descriptor away.
+    pub handover: Handover,
+}
+
+/// How init gives the listener's descriptor to its parent once the filter is in force.
+///
+/// A call that the filter asks about waits for an answer, which nobody gives before the descriptor has arrived. So it
+/// must be one that the filter lets pass, whatever its arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Handover {
+    /// sendmsg(2)
+    Sendmsg,
+    /// sendmmsg(2)
+    Sendmmsg,
+    /// None at all: the parent takes it by pidfd_getfd(2), for which it needs CAP_SYS_PTRACE.
+    Taken,
 }
 
 /// Compiles a profile for the machine that this program was built for.
@@ -92,7 +109,8 @@ pub fn compile_for(machine: Machine, profile: &LinuxSeccomp) -> Result<Filter, S
         return Err(refused("listenerMetadata", cause));
     }
     let asks = instructions.contains(&(program::RETURN, 0, 0, NOTIFY));
-    let listener = asks.then(|| listener(profile)).transpose()?;
+    let handover = || handover(machine, &sections[0]);
+    let listener = asks.then(|| listener(profile, handover())).transpose()?;
     Ok(Filter {
         flags: flags(rules::flags(profile), asks),
         instructions,
@@ -110,7 +128,25 @@ fn flags(given: u32, asks: bool) -> u32 {
     }
 }
 
-fn listener(profile: &LinuxSeccomp) -> Result<Listener, StepError> {
+fn handover(machine: Machine, own: &rules::Section) -> Handover {
+    let passes = |name: &&str| {
+        let number = syscalls::numbers(name).and_then(|numbers| numbers.on(machine.own()));
+        let outcome = number.and_then(|number| own.outcome(number));
+        outcome.is_some_and(|outcome| {
+            outcome.rules.is_empty() && [ALLOW, LOG].contains(&outcome.otherwise)
+        })
+    };
+    match ["sendmsg", "sendmmsg"]
+        .iter()
+        .position(|name| passes(&name))
+    {
+        Some(0) => Handover::Sendmsg,
+        Some(_) => Handover::Sendmmsg,
+        None => Handover::Taken,
+    }
+}
+
+fn listener(profile: &LinuxSeccomp, handover: Handover) -> Result<Listener, StepError> {
     let path = profile.listener_path().as_ref();
     let path = path.filter(|path| !path.as_os_str().is_empty());
     let path = path.ok_or_else(|| {
@@ -120,7 +156,18 @@ fn listener(profile: &LinuxSeccomp) -> Result<Listener, StepError> {
     Ok(Listener {
         path: path.clone(),
         metadata: profile.listener_metadata().clone(),
+        handover,
     })
+}
+
+/// Why the kernel refused a filter that asks.
+pub(crate) fn explain(filter: &Filter, errno: rustix::io::Errno) -> StepError {
+    let error = StepError::io("load", "seccomp filter", errno);
+    if errno == rustix::io::Errno::INVAL && filter.flags & WAIT_KILLABLE_RECV != 0 {
+        let cause = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV needs Linux 5.19; leave it out".into();
+        return StepError { cause, ..error };
+    }
+    error
 }
 
 fn refused(subject: impl Into<String>, cause: impl Into<String>) -> StepError {

@@ -29,7 +29,7 @@ pub use rustix::io::Errno;
 pub use schedule::{
     SchedulingAttributes, set_io_priority, set_memory_policy, set_personality, set_scheduling,
 };
-pub use seccomp::set_mode_filter;
+pub use seccomp::{set_mode_filter, set_mode_filter_listening};
 pub use signal::{default_all_signals, pidfd_send_signal};
 
 /// Turns the return value of a raw system call through libc into a result.

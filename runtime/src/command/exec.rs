@@ -125,6 +125,8 @@ fn plan(globals: &Globals, given: &Given, container: &Container) -> Result<Plan,
         globals.log.warning(warning);
     }
     plan.warnings.clear();
+    let first = container.record.init.map(|init| init.pid);
+    plan.state = container.record.oci_state(Status::Running, first);
     globals.log.debug(|| plan.to_string());
     Ok(plan)
 }

@@ -13,12 +13,14 @@ use oci_spec::runtime::Spec;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
+use serde_json::{Value, json};
+
 use super::{Container, Launch, State};
 use crate::StepError;
 use crate::error::Context;
 use crate::plan::{HostFacts, Plan};
 use crate::record::{Phase, RunDirectory, VERSION};
-use crate::state;
+use crate::state::{self, OCI_VERSION, Status};
 use crate::wire::{self, Descriptors, Request};
 
 /// How long a creation may take, slow disks and busy cgroup hierarchies included.
@@ -68,7 +70,8 @@ impl Runtime {
     pub fn create(&self, launch: Launch<'_>) -> Result<Container, StepError> {
         state::check_id(launch.id)?;
         refuse_surroundings(launch.spec)?;
-        let plan = Plan::of(launch.spec, &self.host)?;
+        let mut plan = Plan::of(launch.spec, &self.host)?;
+        plan.state = oci_state(&launch);
         let container = Container {
             run_dir: launch.run_dir.to_owned(),
         };
@@ -172,6 +175,18 @@ fn refuse_surroundings(spec: &Spec) -> Result<(), StepError> {
             Err(StepError::refused("create", name, cause))
         }
     }
+}
+
+/// Of a container whose bundle is its run directory; its pid is added when it has one.
+fn oci_state(launch: &Launch<'_>) -> Value {
+    let annotations = launch.spec.annotations().as_ref();
+    json!({
+        "ociVersion": OCI_VERSION,
+        "id": launch.id,
+        "status": Status::Creating.to_string(),
+        "bundle": launch.run_dir,
+        "annotations": annotations.cloned().unwrap_or_default(),
+    })
 }
 
 /// Whether a container that was made to the end is there. One that never ran and has lost its monitor

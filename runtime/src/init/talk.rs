@@ -7,6 +7,7 @@
 //!      │ ◀──────────── Environment, if asked │  namespaces are there, the root is not
 //!      │ ── Proceed (hooks have run) ──────▶ │  walks on
 //!      │ ◀─────── Terminal + its master, if asked │
+//!      │ ◀─────── Listener + its descriptor, or ListenerAt, if the filter asks │
 //!      │ ◀────────────────── Failed(error) ─ │  ... and ends; or
 //!      │ ◀────────────────────────── Ready ─ │  waits
 //!      │  records init                       │
@@ -35,8 +36,9 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, sendmmsg};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -45,6 +47,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use crate::StepError;
+use crate::seccomp::Handover;
 
 /// A message is one packet; a step error is far smaller.
 const PACKET_MAX: usize = 64 * 1024;
@@ -67,12 +70,24 @@ pub(crate) enum FromInit {
     Environment,
     /// A terminal was made; its master comes with this message.
     Terminal,
+    /// The filter is in force; its listener comes with this message.
+    Listener,
+    /// The filter is about to be; its listener will be the descriptor of this number.
+    ListenerAt(i32),
     /// Only `start` is awaited.
     Ready,
     /// And init ends.
     Failed(StepError),
     /// execve refused with this errno: whoever reads it knows the program's name.
     NotExecuted(i32),
+}
+
+/// A message that can be sent without any further preparation.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    packet: Vec<u8>,
+    /// For sendmmsg(2).
+    many: Option<MultiHeaders<()>>,
 }
 
 /// One end of the pair.
@@ -112,6 +127,39 @@ impl Talk {
             rustix::net::sendmsg(&self.0, &packet, &mut control, SendFlags::NOSIGNAL)
         })?;
         Ok(())
+    }
+
+    /// A message that carries a descriptor which is not there yet.
+    pub(crate) fn prepare(message: &impl Serialize, by: Handover) -> Result<Prepared, Errno> {
+        let packet = serde_json::to_vec(message).map_err(|_| Errno::INVAL)?;
+        let space = nix::cmsg_space!([std::os::fd::RawFd; 1]);
+        let headers = MultiHeaders::preallocate(1, Some(space));
+        let many = (by == Handover::Sendmmsg).then_some(headers);
+        Ok(Prepared { packet, many })
+    }
+
+    /// Sends it by one system call, and makes no other: not even one that gets or gives back memory.
+    pub(crate) fn send_prepared(
+        &self,
+        prepared: &mut Prepared,
+        descriptor: BorrowedFd<'_>,
+    ) -> Result<(), Errno> {
+        let packet = [IoSlice::new(&prepared.packet)];
+        let Some(headers) = &mut prepared.many else {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            let descriptors = [descriptor];
+            control.push(SendAncillaryMessage::ScmRights(&descriptors));
+            rustix::net::sendmsg(&self.0, &packet, &mut control, SendFlags::NOSIGNAL)?;
+            return Ok(());
+        };
+        let rights = [descriptor.as_raw_fd()];
+        let control = [ControlMessage::ScmRights(&rights)];
+        let (to, flags) = ([None], MsgFlags::MSG_NOSIGNAL);
+        let packets = [packet];
+        let sent = sendmmsg(self.0.as_raw_fd(), headers, &packets, to, control, flags);
+        let sent = sent.map(drop);
+        sent.map_err(|errno| Errno::from_raw_os_error(errno as i32))
     }
 
     /// The next message; None at end of file.
@@ -171,6 +219,21 @@ impl AsFd for Talk {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_prepared_message_travels_by_either_call() {
+        for by in [Handover::Sendmsg, Handover::Sendmmsg] {
+            let (ours, theirs) = Talk::pair().unwrap();
+            let (read, write) = rustix::pipe::pipe().unwrap();
+            let mut message = Talk::prepare(&FromInit::Listener, by).unwrap();
+            theirs.send_prepared(&mut message, write.as_fd()).unwrap();
+            drop(write);
+            let (heard, descriptor) = ours.receive_with::<FromInit>().unwrap().unwrap();
+            assert_eq!(heard, FromInit::Listener);
+            rustix::io::write(descriptor.unwrap(), b"x").unwrap();
+            assert_eq!(rustix::io::read(&read, &mut [0; 2]), Ok(1));
+        }
+    }
 
     #[test]
     fn a_descriptor_travels_with_its_message() {

@@ -37,6 +37,14 @@ pub(super) struct Section {
     pub(super) segments: Vec<(u32, Outcome)>,
 }
 
+impl Section {
+    /// What happens to a number.
+    pub(super) fn outcome(&self, number: u32) -> Option<&Outcome> {
+        let after = self.segments.partition_point(|(start, _)| *start <= number);
+        Some(&self.segments.get(after.checked_sub(1)?)?.1)
+    }
+}
+
 /// What happens to a call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Outcome {

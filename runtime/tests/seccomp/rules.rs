@@ -1,6 +1,6 @@
 //! Single rules of the language, and what is refused.
 
-use longshore_runtime::seccomp::{Machine, compile, compile_for};
+use longshore_runtime::seccomp::{Handover, Machine, compile, compile_for};
 use serde_json::{Value, json};
 
 use crate::machine::*;
@@ -354,4 +354,38 @@ fn flags_are_the_kernels() {
         error.to_string().contains("SECCOMP_FILTER_FLAG_X"),
         "{error}"
     );
+}
+
+/// (calls that are asked about, or the default action) -> how the listener leaves init
+#[test]
+fn the_listener_leaves_by_a_call_that_is_not_asked_about() {
+    let handover = |default: &str, rules: Value| {
+        let profile = json!({
+            "defaultAction": default,
+            "listenerPath": "/run/agent.sock",
+            "syscalls": rules,
+        });
+        compile(&parse(&profile))
+            .unwrap()
+            .listener
+            .unwrap()
+            .handover
+    };
+    let asked = |names: &[&str]| json!({ "names": names, "action": "SCMP_ACT_NOTIFY" });
+    let plain = handover("SCMP_ACT_ALLOW", json!([asked(&["mkdir"])]));
+    assert_eq!(plain, Handover::Sendmsg);
+    let many = handover("SCMP_ACT_LOG", json!([asked(&["sendmsg"])]));
+    assert_eq!(many, Handover::Sendmmsg);
+    let sometimes = json!({
+        "names": ["sendmsg", "sendmmsg"],
+        "args": [arg(0, "EQ", 9)],
+        "action": "SCMP_ACT_NOTIFY",
+    });
+    assert_eq!(
+        handover("SCMP_ACT_ALLOW", json!([sometimes])),
+        Handover::Taken
+    );
+    assert_eq!(handover("SCMP_ACT_NOTIFY", json!([])), Handover::Taken);
+    let refused = handover("SCMP_ACT_ERRNO", json!([asked(&["mkdir"])]));
+    assert_eq!(refused, Handover::Taken);
 }
