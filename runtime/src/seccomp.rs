@@ -136,10 +136,7 @@ fn handover(machine: Machine, own: &rules::Section) -> Handover {
             outcome.rules.is_empty() && [ALLOW, LOG].contains(&outcome.otherwise)
         })
     };
-    match ["sendmsg", "sendmmsg"]
-        .iter()
-        .position(|name| passes(&name))
-    {
+    match ["sendmsg", "sendmmsg"].iter().position(passes) {
         Some(0) => Handover::Sendmsg,
         Some(_) => Handover::Sendmmsg,
         None => Handover::Taken,
