@@ -313,3 +313,29 @@ fn a_group_below_the_containers_can_be_named_and_none_outside() {
         assert!(groups.contains(":pids:/\n"), "{groups}");
     }
 }
+
+#[test]
+#[ignore = "needs root"]
+fn it_is_root_of_the_containers_user_namespace_and_of_nothing_else() {
+    let bundle = Bundle::running(|spec| {
+        let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.push(json!({"type": "user"}));
+        let map = json!([{"containerID": 0, "hostID": 100000, "size": 65536}]);
+        spec["linux"]["uidMappings"] = map.clone();
+        spec["linux"]["gidMappings"] = map;
+    });
+    assert_eq!(bundle.exec(&[ID, "id", "-u"]), "0\n");
+    assert_eq!(bundle.exec(&["--user", "33:34", ID, "id", "-G"]), "34\n");
+    let of_init = std::fs::read_link(format!("/proc/{}/ns/user", bundle.pid())).unwrap();
+    let of_exec = bundle.exec(&[ID, "readlink", "/proc/self/ns/user"]);
+    assert_eq!(of_exec.trim(), of_init.to_str().unwrap());
+    let map = bundle.exec(&[ID, "sh", "-c", "test -t 0; cat /proc/self/uid_map"]);
+    assert_eq!(
+        map.split_whitespace().collect::<Vec<_>>(),
+        ["0", "100000", "65536"]
+    );
+    assert_eq!(
+        bundle.exec(&["--tty", ID, "sh", "-c", "test -t 0 && echo yes"]),
+        "yes\r\n"
+    );
+}
