@@ -7,7 +7,8 @@ packages_aws="python3 python3-venv"
 packages_small="curl jq"
 packages_vm="mmdebstrap e2fsprogs qemu-system-x86"
 packages_minbase="mmdebstrap git"
-packages_peers="podman containerd crun runc"
+packages_engines="podman containerd"
+packages_peers="$packages_engines crun runc"
 
 # Installs those of the named packages that are missing.
 need_packages() {

@@ -10,7 +10,7 @@ import sys
 
 LINE = re.compile(r"^(not )?ok\b\s*\d*\s*-?\s*(.*?)\s*(?:#\s*(SKIP|TODO)?\b(.*))?$", re.I)
 PLAN = re.compile(r"^1\.\.(\d+)")
-PATIENCE = 300  # seconds for one program: far beyond the slowest, so that one that hangs does not hang us
+PATIENCE = 120  # seconds for one program: far beyond the slowest, so that one that hangs does not hang us
 
 Result = collections.namedtuple("Result", "name verdict why")
 

@@ -1,0 +1,220 @@
+//! podman and containerd, as Debian has them, run containers on this runtime, which they take for runc.
+//!
+//! The limits on files and processes are given because a host without CAP_SYS_RESOURCE refuses podman's own.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use support::{Host, eventually};
+
+const RUNTIME: &str = env!("CARGO_BIN_EXE_longshore-runtime");
+
+/// The folders that both share with the whole host are this test's own, and empty.
+fn hide_folders_of_the_host() {
+    for folder in ["/run", "/dev/shm", "/var/lib"] {
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("tmpfs"), folder, Some("tmpfs"), flags, None::<&str>).unwrap();
+    }
+}
+
+/// And are the host's again, as the host of the test counts mounts at its end.
+fn show_folders_of_the_host() {
+    for folder in ["/run", "/dev/shm", "/var/lib"] {
+        nix::mount::umount2(folder, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
+/// A root file system in a folder, which is what both take besides an image.
+fn busybox(host: &Host) -> PathBuf {
+    let root = host.directory.path().join("rootfs");
+    for folder in ["bin", "dev", "etc", "proc", "sys", "tmp", "run", "var"] {
+        std::fs::create_dir_all(root.join(folder)).unwrap();
+    }
+    std::fs::copy("/bin/busybox", root.join("bin/busybox")).expect("Debian's busybox-static");
+    for applet in ["sh", "echo", "sleep", "cat", "id"] {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
+    }
+    root
+}
+
+fn words(command: &mut Command) -> (Output, String) {
+    let output = command.stdin(Stdio::null()).output().expect("installed");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    (output, said)
+}
+
+/// Runs a command that must succeed: what it said.
+fn succeed(command: &mut Command) -> String {
+    let (output, said) = words(command);
+    assert!(output.status.success(), "{command:?}: {said}");
+    said
+}
+
+fn podman(host: &Host) -> Command {
+    let folder = |name: &str| host.directory.path().join(name);
+    let mut podman = Command::new("podman");
+    podman
+        .args(["--cgroup-manager", "cgroupfs", "--events-backend", "file"])
+        .args(["--runtime", RUNTIME])
+        .arg("--root")
+        .arg(folder("store"))
+        .arg("--runroot")
+        .arg(folder("run"))
+        .arg("--tmpdir")
+        .arg(folder("tmp"));
+    podman
+}
+
+fn podman_run(host: &Host, root: &Path, flags: &[&str], program: &[&str]) -> Command {
+    let mut run = podman(host);
+    run.args(["run", "--network", "none"])
+        .args([
+            "--ulimit",
+            "nofile=1000:1000",
+            "--ulimit",
+            "nproc=1000:1000",
+        ])
+        .arg(format!("--cgroup-parent=/{}", host.cgroup))
+        .args(flags)
+        .arg("--rootfs")
+        .arg(root)
+        .args(program);
+    run
+}
+
+#[test]
+#[ignore = "needs root, podman"]
+fn podman_runs_executes_pauses_and_removes() {
+    let host = Host::new();
+    hide_folders_of_the_host();
+    let root = busybox(&host);
+    let script = ["/bin/sh", "-c", "id -u; exit 7"];
+    let (output, said) = words(&mut podman_run(&host, &root, &["--rm"], &script));
+    assert_eq!(output.status.code(), Some(7), "{said}");
+    assert!(said.starts_with("0\n"), "{said}");
+
+    let flags = ["--detach", "--name", "stays", "--memory", "64m"];
+    succeed(&mut podman_run(
+        &host,
+        &root,
+        &flags,
+        &["/bin/sleep", "1000"],
+    ));
+    let said = succeed(podman(&host).args(["exec", "stays", "/bin/echo", "inside"]));
+    assert_eq!(said, "inside\n");
+    succeed(podman(&host).args(["pause", "stays"]));
+    succeed(podman(&host).args(["unpause", "stays"]));
+    let said = succeed(podman(&host).args(["stats", "--no-stream", "stays"]));
+    assert!(said.contains("67.11MB"), "{said}");
+    let said = succeed(podman(&host).args(["top", "stays"]));
+    assert!(said.contains("/bin/sleep 1000"), "{said}");
+    succeed(podman(&host).args(["stop", "--time", "1", "stays"]));
+    let said = succeed(podman(&host).args(["inspect", "--format", "{{.State.ExitCode}}", "stays"]));
+    assert_eq!(said, "137\n");
+    succeed(podman(&host).args(["rm", "stays"]));
+    show_folders_of_the_host();
+}
+
+/// containerd with folders of its own; it ends with the test.
+struct Containerd {
+    daemon: Child,
+    address: PathBuf,
+}
+
+impl Containerd {
+    fn start(host: &Host) -> Containerd {
+        let folder = host.directory.path().join("containerd");
+        std::fs::create_dir(&folder).unwrap();
+        let address = folder.join("socket");
+        let log = std::fs::File::create(folder.join("log")).unwrap();
+        let daemon = Command::new("containerd")
+            .arg("--root")
+            .arg(folder.join("root"))
+            .arg("--state")
+            .arg(folder.join("state"))
+            .arg("--address")
+            .arg(&address)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("Debian's containerd");
+        let containerd = Containerd { daemon, address };
+        eventually("containerd answers", || {
+            words(containerd.ctr().arg("version")).0.status.success()
+        });
+        containerd
+    }
+
+    fn ctr(&self) -> Command {
+        let mut ctr = Command::new("ctr");
+        ctr.arg("--address").arg(&self.address);
+        ctr
+    }
+
+    fn run(&self, host: &Host, root: &Path, flags: &[&str], rest: &[&str]) -> Command {
+        let mut run = self.ctr();
+        run.args(["run", "--rootfs", "--runc-binary", RUNTIME])
+            .arg(format!("--cgroup=/{}/{}", host.cgroup, rest[0]))
+            .args(flags)
+            .arg(root)
+            .args(rest);
+        run
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs root, containerd"]
+fn containerd_runs_executes_pauses_and_removes() {
+    let host = Host::new();
+    hide_folders_of_the_host();
+    let root = busybox(&host);
+    let containerd = Containerd::start(&host);
+    let script = ["once", "/bin/sh", "-c", "id -u; exit 7"];
+    let (output, said) = words(&mut containerd.run(&host, &root, &["--rm"], &script));
+    assert_eq!(output.status.code(), Some(7), "{said}");
+    assert!(said.starts_with("0\n"), "{said}");
+
+    let stays = ["stays", "/bin/sleep", "1000"];
+    succeed(&mut containerd.run(&host, &root, &["--detach"], &stays));
+    let exec = [
+        "task",
+        "exec",
+        "--exec-id",
+        "one",
+        "stays",
+        "/bin/echo",
+        "inside",
+    ];
+    assert_eq!(succeed(containerd.ctr().args(exec)), "inside\n");
+    succeed(containerd.ctr().args(["task", "pause", "stays"]));
+    let said = succeed(containerd.ctr().args(["task", "ls"]));
+    assert!(said.contains("PAUSED"), "{said}");
+    succeed(containerd.ctr().args(["task", "resume", "stays"]));
+    let said = succeed(containerd.ctr().args(["task", "metrics", "stays"]));
+    assert!(said.contains("memory.usage_in_bytes"), "{said}");
+    succeed(
+        containerd
+            .ctr()
+            .args(["task", "kill", "-s", "KILL", "stays"]),
+    );
+    eventually("the task has stopped", || {
+        succeed(containerd.ctr().args(["task", "ls"])).contains("STOPPED")
+    });
+    // Its exit status is the task's.
+    let (output, said) = words(containerd.ctr().args(["task", "rm", "stays"]));
+    assert!(matches!(output.status.code(), Some(0 | 137)), "{said}");
+    succeed(containerd.ctr().args(["container", "rm", "stays"]));
+    drop(containerd);
+    show_folders_of_the_host();
+}
