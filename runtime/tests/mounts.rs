@@ -475,6 +475,11 @@ fn a_user_namespace_in_the_host_s_network_sees_a_read_only_sysfs() {
         "{output}"
     );
     assert_eq!(line(&output, "/sys/fs/cgroup").0, "ro,relatime");
+    let after_the_listing = output.lines().nth(1).unwrap();
+    assert!(
+        after_the_listing.contains(" - "),
+        "the host's cgroups are in sight: {output}"
+    );
 }
 
 #[test]
@@ -541,4 +546,36 @@ fn only_a_procfs_may_be_bound_at_proc() {
     rustix::mount::unmount(&fake, rustix::mount::UnmountFlags::empty()).unwrap();
     let (exit, output) = host.run(&bound(Path::new("/proc")), Root::busybox());
     assert_eq!((exit.code, output.as_str()), (0, "/proc/self/status\n"));
+}
+
+/// mountinfo lists mounts in the order in which they were made.
+#[test]
+#[ignore = "needs root"]
+fn mounts_are_in_the_spec_s_order() {
+    let host = Host::new();
+    let data = host.directory.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let table = table(&host, |spec| {
+        let mounts = spec["mounts"].as_array_mut().unwrap();
+        mounts.retain(|mount| mount["type"] != "cgroup");
+        let bind = json!({"destination": "/d", "source": data, "options": ["bind"]});
+        mounts.insert(1, bind);
+        spec["linux"]["maskedPaths"] = json!([]);
+        spec["linux"]["readonlyPaths"] = json!([]);
+    });
+    let points: Vec<&str> = table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .collect();
+    let expected = [
+        "/",
+        "/proc",
+        "/d",
+        "/dev",
+        "/dev/pts",
+        "/dev/shm",
+        "/dev/mqueue",
+        "/sys",
+    ];
+    assert_eq!(points, expected);
 }

@@ -13,15 +13,21 @@ use support::{Host, Root};
 /// Exchanges two names as fast as it can, for as long as `work` lasts.
 fn exchanging<T>(one: &Path, other: &Path, work: impl FnOnce() -> T) -> T {
     let ended = AtomicBool::new(false);
+    /// Ends the exchange also where `work` panics.
+    struct End<'a>(&'a AtomicBool);
+    impl Drop for End<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     std::thread::scope(|scope| {
+        let _end = End(&ended);
         scope.spawn(|| {
             while !ended.load(Ordering::Relaxed) {
                 renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).unwrap();
             }
         });
-        let done = work();
-        ended.store(true, Ordering::Relaxed);
-        done
+        work()
     })
 }
 

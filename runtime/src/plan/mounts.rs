@@ -79,6 +79,9 @@ pub(super) struct Mounts {
     pub(super) warnings: Vec<String>,
     /// Binds and file systems that are opened early, counted.
     slots: usize,
+    /// Whether one mount has to be opened early. Then all are, in the spec's order: mountinfo lists mounts in the
+    /// order in which they were made, and callers look there whether they are in the spec's.
+    early: bool,
 }
 
 impl Around {
@@ -130,7 +133,10 @@ impl Around {
 
 impl Mounts {
     pub(super) fn of(mounts: &[Mount], around: &Around) -> Result<Mounts, StepError> {
-        let mut planned = Mounts::default();
+        let mut planned = Mounts {
+            early: mounts.iter().any(|mount| opened_early(mount, around)),
+            ..Mounts::default()
+        };
         for mount in mounts {
             let destination = destination(mount.destination());
             let add = planned.add(mount, &destination, around, mounts);
@@ -325,9 +331,7 @@ impl Mounts {
             copy_up: options.copy_up,
             sealed,
         };
-        // In a user namespace the kernel lets procfs and sysfs be mounted only while another one is in sight.
-        let early = !PLAIN.contains(&kind) || (around.user && matches!(kind, "proc" | "sysfs"));
-        if early {
+        if self.early {
             let slot = self.slot();
             let opened = filesystem.clone();
             self.open.push(Step::OpenFilesystem {
@@ -346,6 +350,14 @@ impl Mounts {
         self.slots += 1;
         self.slots - 1
     }
+}
+
+/// Binds come from the host, and other file systems may name paths of it. In a user namespace the kernel lets procfs
+/// and sysfs be mounted only while another one is in sight.
+fn opened_early(mount: &Mount, around: &Around) -> bool {
+    let kind = mount.typ().as_deref().unwrap_or("none");
+    let of_host = !PLAIN.contains(&kind) && kind != "cgroup";
+    is_bind_mount(mount) || of_host || (around.user && matches!(kind, "proc" | "sysfs"))
 }
 
 fn is_bind(kind: &str, options: &Options) -> Option<Recursion> {

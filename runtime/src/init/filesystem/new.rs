@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, fsconfig_create, fsconfig_reconfigure,
@@ -28,8 +29,11 @@ pub(in crate::init) fn attach_filesystem(
     mount: &OwnedFd,
     wanted: &Filesystem,
 ) -> Result<(), StepError> {
-    let (target, _) = target(root, wanted)?;
-    put(mount, target.as_fd(), wanted)
+    let (target, found) = target(root, wanted)?;
+    if inherits(wanted, found) {
+        chmod(mount, &target).context("mount", subject(wanted))?;
+    }
+    fill(mount, &target, found, wanted)
 }
 
 /// Mounts a new file system below the root.
@@ -38,20 +42,38 @@ pub(in crate::init) fn mount(
     wanted: &Filesystem,
 ) -> Result<OwnedFd, StepError> {
     let (target, found) = target(root, wanted)?;
-    // A tmpfs is as open as the directory that it covers, unless the spec says how open.
-    let inherits =
-        wanted.kind == "tmpfs" && found && !wanted.data.iter().any(|(key, _)| key == "mode");
-    let mode = match inherits {
+    let mode = match inherits(wanted, found) {
         true => Some(mode(&target).context("mount", subject(wanted))?),
         false => None,
     };
     let extra = mode.as_deref().map(|mode| ("mode", Some(mode)));
     let mount = make(wanted, extra.as_slice()).map_err(|errno| explain(errno, wanted))?;
-    if wanted.copy_up && found {
-        copy_up::copy(&target, &mount).context("copy up", wanted.destination.display())?;
-    }
-    put(&mount, target.as_fd(), wanted)?;
+    fill(&mount, &target, found, wanted)?;
     Ok(mount)
+}
+
+/// A tmpfs is as open as the directory that it covers, unless the spec says how open.
+fn inherits(wanted: &Filesystem, found: bool) -> bool {
+    wanted.kind == "tmpfs" && found && !wanted.data.iter().any(|(key, _)| key == "mode")
+}
+
+fn chmod(mount: &OwnedFd, like: &OwnedFd) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let top = rustix::fs::openat(mount, c".", flags, Mode::empty())?;
+    let stat = rustix::fs::fstat(like)?;
+    rustix::fs::fchmod(top, Mode::from_raw_mode(stat.st_mode & 0o7777))
+}
+
+fn fill(
+    mount: &OwnedFd,
+    target: &OwnedFd,
+    found: bool,
+    wanted: &Filesystem,
+) -> Result<(), StepError> {
+    if wanted.copy_up && found {
+        copy_up::copy(target, mount).context("copy up", wanted.destination.display())?;
+    }
+    put(mount, target.as_fd(), wanted)
 }
 
 fn mode(directory: &OwnedFd) -> Result<String, Errno> {
