@@ -70,7 +70,10 @@ pub(super) fn on_mounts<'a>(
         return Ok(Some(nobody("SELinux mount label", text, "SELinux")));
     }
     for step in steps {
-        let (Step::Mount(filesystem) | Step::OpenFilesystem { filesystem, .. }) = step else {
+        let (Step::Mount(filesystem)
+        | Step::OpenFilesystem { filesystem, .. }
+        | Step::AttachFilesystem { filesystem, .. }) = step
+        else {
             continue;
         };
         let Filesystem { kind, data, .. } = filesystem;

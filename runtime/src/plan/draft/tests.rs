@@ -88,13 +88,15 @@ fn the_whole_plan_in_order() {
           new session keyring
           hostname box
           open host null
-          open tree #0 /host/data
+          open file system #0 proc
+          open file system #1 tmpfs
+          open tree #2 /host/data
           isolate mounts
           pivot root, rprivate
           umask 000
-          mount proc /proc rw,nosuid,nodev,noexec private, no symlink
-          mount tmpfs /dev rw,nosuid,strictatime private mode=755
-          attach #0 /data ro rslave
+          attach #0, mount proc /proc rw,nosuid,nodev,noexec private, no symlink
+          attach #1, mount tmpfs /dev rw,nosuid,strictatime private mode=755
+          attach #2 /data ro rslave
           mount cgroup /sys/fs/cgroup ro,nosuid,nodev,noexec [cpu,cpuacct name=systemd]
           device /dev/null c 1:3 0666 0:0
           device /dev/zero c 1:5 0666 0:0
@@ -173,8 +175,8 @@ fn labels_of_a_host_with_both_modules() {
         label AppArmorExec web
         label SelinuxExec u:r:t:s0
         pivot root, rprivate
-        mount proc /proc rw,nosuid,nodev,noexec private, no symlink
-        mount tmpfs /dev rw,nosuid,strictatime private mode=755 context=u:o:f:s0
+        attach #0, mount proc /proc rw,nosuid,nodev,noexec private, no symlink
+        attach #1, mount tmpfs /dev rw,nosuid,strictatime private mode=755 context=u:o:f:s0
         mount cgroup /sys/fs/cgroup ro,nosuid,nodev,noexec [cpu,cpuacct name=systemd]"#]]
     .assert_eq(&lines(
         &plan,
@@ -431,7 +433,7 @@ fn a_new_user_namespace_leaves_what_needs_the_host_s_rights_to_the_parent() {
     expect_test::expect![[r#"
         cgroup longshore/t1/c1
         parent: open host null
-        parent: open tree #1 /host/data
+        parent: open tree #2 /host/data
         parent: make 6 devices
         stage: await cgroup
         stage: affinity to every CPU
@@ -446,6 +448,7 @@ fn a_new_user_namespace_leaves_what_needs_the_host_s_rights_to_the_parent() {
           new session keyring
           hostname box
           open file system #0 proc
+          open file system #1 tmpfs
     "#]]
     .assert_eq(&beginning(&plan(mapped).unwrap()));
 }
@@ -466,7 +469,7 @@ fn a_stage_does_what_must_be_done_before_init_is_cloned() {
     expect_test::expect![[r#"
         cgroup longshore/t1/c1
         parent: open host null
-        parent: open tree #1 /host/data
+        parent: open tree #2 /host/data
         parent: make 6 devices
         stage: await cgroup
         stage: affinity to every CPU
@@ -482,6 +485,7 @@ fn a_stage_does_what_must_be_done_before_init_is_cloned() {
           new session keyring
           hostname box
           open file system #0 proc
+          open file system #1 tmpfs
     "#]]
     .assert_eq(&beginning(&plan(staged).unwrap()));
 }
@@ -517,7 +521,8 @@ fn without_privilege_the_user_namespace_comes_first() {
           hostname box
           open host null
           open file system #0 proc
-          open tree #1 /host/data
+          open file system #1 tmpfs
+          open tree #2 /host/data
           open device /dev/null c 1:3 0666 0:0
           open device /dev/zero c 1:5 0666 0:0
           open device /dev/full c 1:7 0666 0:0

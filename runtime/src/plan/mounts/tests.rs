@@ -111,12 +111,14 @@ fn file_systems_of_any_type_are_made_while_host_paths_are_in_sight() {
         {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["mode=1777"]},
     ]);
     expect_test::expect![[r#"
-        open: open file system #0 overlay
-        open: open file system #1 ext4
-        attach: mount tmpfs /tmp rw private size=64k sync, with a copy of what is there, read-only later
-        attach: attach #0, mount overlay /o rw rshared lowerdir=/a:/b
-        attach: attach #1, mount ext4 /disk ro,nodev private from /dev/sda
-        attach: mount tmpfs /dev/shm rw private from shm mode=1777
+        open: open file system #0 tmpfs
+        open: open file system #1 overlay
+        open: open file system #2 ext4
+        open: open file system #3 tmpfs
+        attach: attach #0, mount tmpfs /tmp rw private size=64k sync, with a copy of what is there, read-only later
+        attach: attach #1, mount overlay /o rw rshared lowerdir=/a:/b
+        attach: attach #2, mount ext4 /disk ro,nodev private from /dev/sda
+        attach: attach #3, mount tmpfs /dev/shm rw private from shm mode=1777
     "#]]
     .assert_eq(&plan(mounts));
 }
@@ -180,14 +182,16 @@ fn in_a_user_namespace_the_parent_opens_and_procfs_comes_before_the_pivot() {
     ]);
     let all = in_user_namespace(&["pid", "network", "ipc"]);
     expect_test::expect![[r#"
-        before: open #2 /a, users 0:100000:10 groups 0:100000:10
+        before: open #4 /a, users 0:100000:10 groups 0:100000:10
         open: open file system #0 proc
         open: open file system #1 sysfs
+        open: open file system #2 devpts
+        open: open file system #3 mqueue
         attach: attach #0, mount proc /proc rw private, no symlink
         attach: attach #1, mount sysfs /sys rw,nosuid private, no symlink
-        attach: mount devpts /dev/pts rw private gid=5 mode=0620
-        attach: mount mqueue /dev/mqueue rw private
-        attach: attach #2 /data rw rprivate
+        attach: attach #2, mount devpts /dev/pts rw private gid=5 mode=0620
+        attach: attach #3, mount mqueue /dev/mqueue rw private
+        attach: attach #4 /data rw rprivate
     "#]]
     .assert_eq(&plan_on(&host(true), all, mounts.clone()).unwrap());
 
@@ -195,14 +199,15 @@ fn in_a_user_namespace_the_parent_opens_and_procfs_comes_before_the_pivot() {
     expect_test::expect![[r#"
         open: open tree #0 /proc
         open: open tree #1 /sys
-        open: open tree #2 /dev/mqueue
-        open: open #3 /a, users 0:100000:10 groups 0:100000:10
+        open: open file system #2 devpts
+        open: open tree #3 /dev/mqueue
+        open: open #4 /a, users 0:100000:10 groups 0:100000:10
         attach: attach #0 /proc rw rprivate
         attach: attach #1 /sys rw,nosuid (below: ro) rprivate
         attach: hide /sys/fs/cgroup
-        attach: mount devpts /dev/pts rw private gid=5 mode=0620
-        attach: attach #2 /dev/mqueue rw rprivate
-        attach: attach #3 /data rw rprivate
+        attach: attach #2, mount devpts /dev/pts rw private gid=5 mode=0620
+        attach: attach #3 /dev/mqueue rw rprivate
+        attach: attach #4 /data rw rprivate
     "#]]
     .assert_eq(&plan_on(&host(false), in_user_namespace(&[]), mounts).unwrap());
 }
