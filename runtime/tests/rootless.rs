@@ -232,3 +232,37 @@ fn lowering_the_oom_score_is_refused_and_raising_it_is_not() {
     let home = Home::new(&args, |spec| spec["process"]["oomScoreAdj"] = json!(-500));
     home.fail(&["run", "c1"], "CAP_SYS_RESOURCE");
 }
+
+/// Below a group that was given to the user, a limit holds.
+#[test]
+#[ignore = "needs root"]
+fn a_user_limits_a_container_in_a_group_that_was_delegated() {
+    let name = format!("longshore-test-{}-delegated", std::process::id());
+    let hierarchy = longshore_runtime::cgroup::Hierarchy::of_host().unwrap();
+    let group = hierarchy.group(&name).unwrap();
+    group.create().unwrap();
+    for entry in std::fs::read_dir("/sys/fs/cgroup").unwrap() {
+        let directory = entry.unwrap().path().join(&name);
+        let files = [
+            "",
+            "cgroup.procs",
+            "cgroup.subtree_control",
+            "cgroup.threads",
+        ];
+        for file in files.map(|file| directory.join(file)) {
+            if file.exists() {
+                std::os::unix::fs::chown(file, Some(USER), Some(USER)).unwrap();
+            }
+        }
+    }
+    let home = Home::new(&["/bin/sleep", "1000"], |spec| {
+        spec["linux"]["cgroupsPath"] = json!(format!("/{name}/c1"));
+        spec["linux"]["resources"] = json!({"pids": {"limit": 7}});
+    });
+    home.succeed(&["run", "--detach", "c1"]);
+    let inner = hierarchy.group(&format!("{name}/c1")).unwrap();
+    assert_eq!(inner.processes().unwrap().len(), 1);
+    drop(home);
+    assert!(!inner.exists());
+    group.remove().unwrap();
+}

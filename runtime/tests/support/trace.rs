@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::sys::ptrace::{self, Event, Options};
@@ -30,6 +31,8 @@ pub(crate) struct Traced {
     pub(crate) reached: bool,
     /// System calls of each process, in order of birth.
     pub(crate) calls: Vec<usize>,
+    /// The call of the program itself after which the watched path was there.
+    pub(crate) appeared: Option<usize>,
 }
 
 #[derive(Default)]
@@ -41,7 +44,12 @@ struct Tracee {
 
 /// Runs `program` with `args`. No other thread of this process may wait for children meanwhile.
 #[allow(clippy::zombie_processes)] // `Trace::follow` waits for it.
-pub(crate) fn run(program: &str, args: &[String], victim: Option<Victim>) -> Traced {
+pub(crate) fn run(
+    program: &str,
+    args: &[String],
+    victim: Option<Victim>,
+    watched: &Path,
+) -> Traced {
     let mut child = Command::new("/bin/sh")
         .args(["-c", "read go; exec \"$0\" \"$@\" </dev/null", program])
         .args(args)
@@ -64,12 +72,14 @@ pub(crate) fn run(program: &str, args: &[String], victim: Option<Victim>) -> Tra
     let mut trace = Trace {
         main,
         victim,
+        watched: watched.to_owned(),
         began: false,
         tracees: HashMap::from([(main, Tracee::default())]),
         traced: Traced {
             status: None,
             reached: false,
             calls: vec![0],
+            appeared: None,
         },
     };
     child.stdin.take().unwrap().write_all(b"go\n").unwrap();
@@ -80,6 +90,7 @@ pub(crate) fn run(program: &str, args: &[String], victim: Option<Victim>) -> Tra
 struct Trace {
     main: Pid,
     victim: Option<Victim>,
+    watched: PathBuf,
     /// The shell has become the program.
     began: bool,
     tracees: HashMap<Pid, Tracee>,
@@ -151,6 +162,9 @@ impl Trace {
         let tracee = self.tracee(pid);
         tracee.inside = !tracee.inside;
         let (born, inside) = (tracee.born, tracee.inside);
+        if !inside && pid == self.main && self.traced.appeared.is_none() && self.watched.exists() {
+            self.traced.appeared = Some(self.traced.calls[born]);
+        }
         if inside && began {
             self.traced.calls[born] += 1;
             let here =
