@@ -80,6 +80,8 @@ struct Walk {
     preserved: Vec<OwnedFd>,
     /// None once it is the container's root.
     host_root: Option<Root>,
+    /// The container's root while it stands in the host's tree, for hooks.
+    attached_root: Option<OwnedFd>,
     /// The container's first process, whose namespaces are joined.
     container: Option<OwnedFd>,
     /// The user namespace forbids setgroups(2).
@@ -123,6 +125,7 @@ impl Walk {
             door: Some(door),
             stdio,
             host_root: root,
+            attached_root: None,
             container,
             setgroups_denied: false,
             preserved,
@@ -210,6 +213,17 @@ impl Walk {
 
     /// The steps that build the file system.
     fn take_mount(&mut self, step: &Step) -> Result<(), StepError> {
+        if let Step::AttachRoot { path, propagation } = step {
+            let root = self.host_root.take();
+            let root = root.ok_or_else(|| out_of_order("attach root", path))?;
+            let mount = root.into_mount()?;
+            self.build.attach_root(&mount, path, *propagation)?;
+            self.attached_root = Some(mount);
+            return Ok(());
+        }
+        if let (Step::PivotRoot { way, .. }, Some(mount)) = (step, &self.attached_root) {
+            return self.build.reenter(mount, *way);
+        }
         if let Step::PivotRoot { propagation, way } = step {
             let root = self.host_root.take();
             let root = root.ok_or_else(|| out_of_order("pivot root", Path::new("/")))?;

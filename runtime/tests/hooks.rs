@@ -115,6 +115,28 @@ fn each_hook_runs_in_its_namespaces() {
     assert_eq!(bundle.read("rootfs/start"), format!("{inside}/tmp\n"));
 }
 
+/// The OCI text: these hooks run when the mounts are made, and before the root is changed.
+#[test]
+#[ignore = "needs root"]
+fn hooks_of_the_creation_find_the_root_furnished() {
+    let bundle = Bundle::new();
+    bundle.configure(&["/bin/cat", "/tmp/file"], |spec| {
+        let look = "test -e rootfs/proc/self && test -c rootfs/dev/null && umask > umask && mount -t tmpfs x rootfs/tmp \
+                    && echo 'from the hook' > rootfs/tmp/file";
+        let enter = "pid=$(sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/'); \
+                     nsenter -t $pid -m test -c $PWD/rootfs/dev/null";
+        spec["hooks"] = json!({"createRuntime": [hook(enter)], "createContainer": [hook(look)]});
+    });
+    assert_eq!(bundle.succeed(&["run", "c1"]), "from the hook\n");
+    assert_eq!(bundle.read("umask"), "0022\n");
+    assert!(
+        !bundle.rootfs().join("tmp/file").exists(),
+        "the mount was the container's"
+    );
+    let error = bundle.fail(&["run", "--no-pivot", "c1"]);
+    assert!(error.contains("--no-pivot"), "{error}");
+}
+
 #[test]
 #[ignore = "needs root"]
 fn a_failing_hook_of_the_creation_leaves_nothing_but_its_words() {

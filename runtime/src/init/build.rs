@@ -9,6 +9,7 @@ use super::filesystem::{self, Stamp, Tree};
 use super::sources::Sources;
 use super::{device, out_of_order};
 use crate::StepError;
+use crate::error::Context;
 use crate::plan::{Bind, Filesystem, RootChange, Spread, Step};
 
 /// What steps hand to later steps.
@@ -49,6 +50,31 @@ impl Build {
     ) -> Result<(), StepError> {
         self.way = way;
         self.root = Some(filesystem::change_root(mount, spread, way)?);
+        Ok(())
+    }
+
+    /// Furnishes a root that stands at its path on the host still: all is done below its descriptor.
+    pub(super) fn attach_root(
+        &mut self,
+        mount: &OwnedFd,
+        path: &Path,
+        spread: Spread,
+    ) -> Result<(), StepError> {
+        filesystem::attach_root(mount, path, spread)?;
+        let root = rustix::io::fcntl_dupfd_cloexec(mount, 0);
+        self.root = Some(root.context("attach root", path.display())?);
+        Ok(())
+    }
+
+    /// Enters a root that was attached before.
+    pub(super) fn reenter(&mut self, mount: &OwnedFd, way: RootChange) -> Result<(), StepError> {
+        if way == RootChange::Chroot {
+            let cause = "hooks of the creation need a root that is mounted while the host's tree is there; \
+                         remove --no-pivot or the hooks";
+            return Err(StepError::refused("change root", "--no-pivot", cause));
+        }
+        self.way = way;
+        self.root = Some(filesystem::reroot(mount, way)?);
         Ok(())
     }
 

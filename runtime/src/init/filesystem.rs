@@ -28,7 +28,9 @@ pub(super) use idmap::Maps;
 pub(crate) use mask::null_mount;
 pub(super) use mask::{hide, mask, open_null, read_only};
 pub(super) use new::{attach_filesystem, detached, mount, open_filesystem, remount, seal};
-pub(super) use root::{change_root, isolate, read_only_root, reroot, set_root_propagation, slash};
+pub(super) use root::{
+    attach_root, change_root, isolate, read_only_root, reroot, set_root_propagation, slash,
+};
 
 /// A detached mount that can be attached in several places: the first time itself, then as clones of it.
 /// (Kernels before 6.15 do not clone a mount that is attached nowhere.)

@@ -69,11 +69,34 @@ impl Plan {
         )?;
         plan.network_devices = network_device::of(linux)?;
         plan.resctrl = linux.intel_rdt().as_ref().map(resctrl::of).transpose()?;
-        plan.hooks(hooks.by_parent, hooks.create_container);
-        plan.write_proc(labels, sysctls);
-        plan.root(linux, &mounts, &devices, &around)?;
-        let made = devices.make.into_iter().chain(terminal::for_init(process)?);
-        plan.furnish(linux, mounts.attach, made)?;
+        let terminal = terminal::for_init(process)?;
+        let early = !hooks.create_container.is_empty() || hooks.by_parent.of_creation();
+        let root = spec.root().as_ref().filter(|_| early);
+        if let Some(root) = root {
+            // The OCI text: what these hooks find is furnished, and the root has not been changed.
+            plan.open(linux, &mounts, &devices, &around);
+            let propagation = Spread::of_root(linux.rootfs_propagation().as_deref())?;
+            let path = root.path().clone();
+            plan.steps.push(Step::AttachRoot { path, propagation });
+            plan.steps.push(Step::ClearUmask);
+            plan.steps.extend(mounts.attach);
+            plan.steps.extend(devices.make);
+            plan.steps.push(Step::Umask(0o022));
+            plan.hooks(hooks.by_parent, hooks.create_container);
+            plan.write_proc(labels, sysctls);
+            plan.change_root(linux)?;
+            plan.steps.extend(terminal);
+        } else {
+            plan.hooks(hooks.by_parent, hooks.create_container);
+            plan.write_proc(labels, sysctls);
+            plan.open(linux, &mounts, &devices, &around);
+            plan.change_root(linux)?;
+            plan.steps.extend(mounts.attach);
+            plan.steps.extend(devices.make);
+            // Once /dev is whole, and before anything of it may be read-only or hidden.
+            plan.steps.extend(terminal);
+        }
+        plan.protect(linux)?;
         plan.settle(spec, process, linux, mounts.seal)?;
         plan.become_user(linux, process, host, namespaces.other_user())?;
         plan.start_hooks(hooks.start_container);
@@ -196,14 +219,7 @@ impl Plan {
 
     /// Everything that comes from the host is opened before the container's files can be touched, then the
     /// host's tree goes away altogether: what follows cannot resolve to a host path, whatever the image holds.
-    fn root(
-        &mut self,
-        linux: &Linux,
-        mounts: &Mounts,
-        devices: &Devices,
-        around: &Around,
-    ) -> Result<(), StepError> {
-        let propagation = Spread::of_root(linux.rootfs_propagation().as_deref())?;
+    fn open(&mut self, linux: &Linux, mounts: &Mounts, devices: &Devices, around: &Around) {
         let masks = linux
             .masked_paths()
             .as_ref()
@@ -218,6 +234,10 @@ impl Plan {
         let open = [&mounts.open, &devices.open].into_iter().flatten();
         self.steps.extend(late.into_iter().chain(open.cloned()));
         self.steps.push(Step::IsolateMounts);
+    }
+
+    fn change_root(&mut self, linux: &Linux) -> Result<(), StepError> {
+        let propagation = Spread::of_root(linux.rootfs_propagation().as_deref())?;
         self.steps.push(Step::PivotRoot {
             propagation,
             way: RootChange::default(),
@@ -226,15 +246,7 @@ impl Plan {
         Ok(())
     }
 
-    fn furnish(
-        &mut self,
-        linux: &Linux,
-        attach: Vec<Step>,
-        // Of these the last is the terminal: once /dev is whole, and before anything of it may be read-only or hidden.
-        devices: impl Iterator<Item = Step>,
-    ) -> Result<(), StepError> {
-        self.steps.extend(attach);
-        self.steps.extend(devices);
+    fn protect(&mut self, linux: &Linux) -> Result<(), StepError> {
         // After the mounts that they hide or protect. Masks last: a read-only bind on top would uncover them.
         for path in linux.readonly_paths().iter().flatten() {
             self.steps.push(Step::ReadOnlyPath(absolute(

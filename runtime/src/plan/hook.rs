@@ -83,6 +83,11 @@ pub struct Hooks {
 }
 
 impl Hooks {
+    /// Whether there is one that runs before the root is changed.
+    pub(super) fn of_creation(&self) -> bool {
+        !self.prestart.is_empty() || !self.create_runtime.is_empty()
+    }
+
     /// Each list with its kind.
     pub fn lists(&self) -> [(HookKind, &[Hook]); 4] {
         [

@@ -124,7 +124,14 @@ pub enum Step {
     OpenNull,
     /// Cut the mount propagation between this mount namespace and the host's.
     IsolateMounts,
-    /// Attach the detached root mount, pivot_root(2) to it, detach the host's tree.
+    /// Attach the detached root mount at its own path, where hooks look for it, until the root is changed.
+    AttachRoot {
+        /// The path on the host.
+        path: PathBuf,
+        /// Propagation of the container's root.
+        propagation: Spread,
+    },
+    /// Attach the detached root mount unless it is attached already, pivot_root(2) to it, detach the host's tree.
     PivotRoot {
         /// Propagation of the container's root.
         propagation: Spread,

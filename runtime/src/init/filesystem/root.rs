@@ -1,7 +1,7 @@
 //! From the host's tree to the container's root, and what the root itself becomes.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use longshore_sys::{MountAttributes, mount_setattr};
 use rustix::fs::{Mode, OFlags};
@@ -13,6 +13,8 @@ use crate::StepError;
 use crate::cgroup::mounts::unescape;
 use crate::error::Context;
 use crate::plan::{MountFlags, Propagation, RootChange, Spread};
+
+const STEP: &str = "attach root";
 
 /// Leaves a chroot that the agent may live in, then cuts the propagation of every mount in sight.
 ///
@@ -38,18 +40,33 @@ pub(in crate::init) fn change_root(
     spread: Spread,
     way: RootChange,
 ) -> Result<OwnedFd, StepError> {
-    let step = "attach root";
-    // Not shared yet: pivot_root refuses that, and nothing may reach the mount this was cloned from.
+    cut_off(root, spread)?;
+    if way == RootChange::Chroot {
+        detach_host()?;
+    }
+    attach(root.as_fd(), slash()?.as_fd()).context(STEP, "/")?;
+    reroot(root, way)
+}
+
+/// Attaches the detached mount over its own path on the host, where it stays until the root is changed.
+pub(in crate::init) fn attach_root(
+    root: &OwnedFd,
+    path: &Path,
+    spread: Spread,
+) -> Result<(), StepError> {
+    cut_off(root, spread)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let target = rustix::fs::open(path, flags, Mode::empty()).context(STEP, path.display())?;
+    attach(root.as_fd(), target.as_fd()).context(STEP, path.display())
+}
+
+/// Not shared yet: pivot_root refuses that, and nothing may reach the mount this was cloned from.
+fn cut_off(root: &OwnedFd, spread: Spread) -> Result<(), StepError> {
     let first = match spread.propagation {
         Propagation::Slave => Propagation::Slave,
         _ => Propagation::Private,
     };
-    mount_setattr(root.as_fd(), propagating(first), true).context(step, "detached root mount")?;
-    if way == RootChange::Chroot {
-        detach_host()?;
-    }
-    attach(root.as_fd(), slash()?.as_fd()).context(step, "/")?;
-    reroot(root, way)
+    mount_setattr(root.as_fd(), propagating(first), true).context(STEP, "detached root mount")
 }
 
 /// Makes a mount that is attached over `/` the root. What it covers is gone, if the way is a pivot.
