@@ -218,10 +218,16 @@ fn each_hook_has_its_place() {
     expect_test::expect![[r#"
         await cgroup
         join network /run/netns/t1
+        attach root x, rprivate
+        umask 000
+        mount proc /proc rw,nosuid,nodev,noexec private, no symlink
+        umask 022
         await environment
         createContainer hooks /3 ["/3"] with []
         sysctl net/core/somaxconn = 256
         pivot root, rprivate
+        umask 000
+        umask 022
         await start
         seccomp filter, flags 0x4
         startContainer hooks /4 ["/4"] with [PATH TOKEN]
