@@ -17,7 +17,6 @@ mod init;
 mod launch;
 pub mod monitor;
 mod network_device;
-#[allow(dead_code)] // Until the commands that start are there.
 mod notify;
 mod pid_file;
 pub mod plan;

@@ -72,7 +72,6 @@ pub(crate) fn parse_kept(text: &[u8], subject: &str) -> Result<Spec, StepError> 
     parse(text, subject).map(|(spec, _)| spec)
 }
 
-#[allow(dead_code)] // Until `exec` is there.
 /// Reads the `Process` object that `exec --process` names, and what was left out of it.
 pub(crate) fn read_process(path: &Path) -> Result<(Process, Vec<String>), StepError> {
     parse(&read_bounded(path)?, &path.display().to_string())

@@ -255,7 +255,6 @@ impl Given {
             .transpose()
     }
 
-    #[allow(dead_code)] // Until `exec` and `update` are there.
     /// A value that is a number or the like.
     pub(crate) fn parsed<T: FromStr>(
         &self,
