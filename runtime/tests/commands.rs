@@ -85,6 +85,57 @@ fn what_ends_at_once_is_not_missed() {
 
 #[test]
 #[ignore = "needs root"]
+fn without_a_process_it_can_be_made_and_not_started() {
+    let cli = Cli::new();
+    let bundle = cli.changed_bundle("c", &[], |spec| {
+        drop(spec.as_object_mut().unwrap().remove("process"));
+    });
+    cli.does(&["create", "--bundle", text(&bundle), "c"]);
+    assert_eq!(cli.status("c"), "created");
+    cli.refuses(&["start", "c"], "no process");
+    assert_eq!(cli.status("c"), "created");
+    cli.does(&["delete", "c"]);
+    cli.refuses(&["run", "--bundle", text(&bundle), "c"], "no process");
+    cli.assert_gone("c");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn who_deletes_a_container_in_the_foreground_ends_it() {
+    let cli = Cli::new();
+    let bundle = cli.bundle("c", &["sh", "-c", "echo up; sleep 1000"]);
+    let mut child = cli.start(&mut cli.command(&["run", "-b", text(&bundle), "c"]));
+    let mut up = [0; 3];
+    child.stdout.as_mut().unwrap().read_exact(&mut up).unwrap();
+    cli.does(&["delete", "--force", "c"]);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(137));
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn paths_count_from_the_bundle_and_the_root_can_be_moved() {
+    let cli = Cli::new();
+    let bundle = cli.changed_bundle("c", &["cat", "/tmp/file"], |spec| {
+        let mount = json!({"destination": "/tmp/file", "type": "bind", "source": "file", "options": ["bind"]});
+        spec["mounts"].as_array_mut().unwrap().push(mount);
+    });
+    std::fs::write(bundle.join("file"), "mine").unwrap();
+    for options in [
+        &[][..],
+        &["--no-pivot"],
+        &["--no-new-keyring", "--no-subreaper"],
+    ] {
+        let mut args = vec!["run", "--bundle", text(&bundle)];
+        args.extend(options);
+        args.push("c");
+        assert_eq!(cli.does(&args), "mine");
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
 fn an_id_is_taken_once_and_is_never_a_path() {
     let cli = Cli::new();
     cli.create("c", &["sleep", "1000"]);

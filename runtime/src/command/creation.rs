@@ -105,11 +105,11 @@ pub(super) fn create(
     }
     let root = root_of(&config.spec);
     let mut plan = plan(globals, id, &config)?;
-    if given.has("no-new-keyring") {
-        plan.steps.retain(|step| *step != Step::NewSessionKeyring);
-    }
     if given.has("no-pivot") {
         plan = plan.without_pivot();
+    }
+    if given.has("no-new-keyring") {
+        plan.steps.retain(|step| *step != Step::NewSessionKeyring);
     }
     if let Some(activation) = activation {
         activation.announce(&mut plan);
@@ -190,11 +190,32 @@ fn plan(globals: &Globals, id: &str, config: &Config) -> Result<Plan, StepError>
     let linux = config.spec.linux().as_ref();
     let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
     let location = Location::of(path, &surroundings)?;
-    let plan = Plan::in_group(&config.spec, &HostFacts::read()?, location)?;
+    let host = HostFacts::read()?;
+    let plan = match config.spec.process() {
+        Some(_) => Plan::in_group(&config.spec, &host, location)?,
+        None => plan_without_process(&config.spec, &host, location)?,
+    };
     for warning in config.warnings.iter().chain(&plan.warnings) {
         globals.log.warning(warning);
     }
     globals.log.debug(|| plan.to_string());
+    Ok(plan)
+}
+
+/// The OCI text lets a container be made without a process, which then cannot be started: init waits, and for
+/// nothing.
+fn plan_without_process(
+    spec: &Spec,
+    host: &HostFacts,
+    location: Location,
+) -> Result<Plan, StepError> {
+    let mut nobody = Process::default();
+    nobody.set_capabilities(None).set_rlimits(None);
+    let mut spec = spec.clone();
+    spec.set_process(Some(nobody));
+    let mut plan = Plan::in_group(&spec, host, location)?;
+    let of_program = |step: &Step| matches!(step, Step::FindProgram { .. } | Step::Execute { .. });
+    plan.steps.retain(|step| !of_program(step));
     Ok(plan)
 }
 

@@ -13,6 +13,7 @@ use crate::foreground::Foreground;
 use crate::hooks;
 use crate::notify::{Notify, Supervisor};
 use crate::record::Phase;
+use crate::state::StateDirectory;
 
 pub(super) const COMMAND: Command = Command {
     name: "run",
@@ -87,11 +88,18 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
     drop(lock);
     let status = foreground.attend(init.pidfd.as_fd(), notify)?;
     if !given.has("keep") {
-        let lock = directory.lock(super::container::PATIENCE)?;
-        let record = directory.record()?;
-        destroy(globals, &directory, record, lock)?;
+        remove(globals, &directory)?;
     }
     Ok(status)
+}
+
+/// Fine if somebody else has deleted it as soon as it had ended, or to end it.
+fn remove(globals: &Globals, directory: &StateDirectory) -> Result<(), StepError> {
+    match directory.lock(super::container::PATIENCE) {
+        Ok(lock) => destroy(globals, directory, directory.record()?, lock),
+        Err(_) if globals.root.find(directory.id())?.is_none() => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Before the program runs.
@@ -105,7 +113,14 @@ fn listen(created: &Created) -> Result<Option<Notify>, StepError> {
 fn start(created: &mut Created) -> Result<(), StepError> {
     created.record.phase = Phase::Running;
     created.directory.write(&created.record)?;
-    let entrypoint = created.record.entrypoint.clone().unwrap_or_default();
-    created.init.start(&entrypoint)?;
+    let Some(entrypoint) = &created.record.entrypoint else {
+        let cause = "its config.json has no process; write one";
+        return Err(StepError::refused(
+            "start container",
+            &created.record.id,
+            cause,
+        ));
+    };
+    created.init.start(entrypoint)?;
     hooks::poststart(&created.record)
 }
