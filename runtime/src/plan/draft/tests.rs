@@ -220,7 +220,7 @@ fn each_hook_has_its_place() {
         join network /run/netns/t1
         attach root x, rprivate
         umask 000
-        mount proc /proc rw,nosuid,nodev,noexec private, no symlink
+        attach #0, mount proc /proc rw,nosuid,nodev,noexec private, no symlink
         umask 022
         await environment
         createContainer hooks /3 ["/3"] with []
