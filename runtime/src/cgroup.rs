@@ -164,14 +164,17 @@ impl Group {
             return Err(refused("add process to cgroup", &self.path, cause));
         }
         for root in self.roots() {
-            let remedy = "ESRCH: the process has ended; EBUSY: the group has children (v2) and a process must \
-                          enter one of those; ENOSPC: its cpuset is empty";
-            let group = match Directory::at(root, &self.path)? {
-                None if self.is_optional(root) => continue,
-                Some(group) => group,
-                None => self.existing(root)?,
-            };
-            group.write("cgroup.procs", &pid.to_string(), remedy)?;
+            let remedy = "ESRCH: the process has ended; ENOENT: the group does not exist; EBUSY: the group has children (v2) \
+                          and a process must enter one of those; ENOSPC: its cpuset is empty";
+            match directory::write_at(&root.join(&self.path), "cgroup.procs", &pid.to_string()) {
+                Ok(()) => {}
+                Err(Errno::NOENT) if self.is_optional(root) => {}
+                Err(errno) => {
+                    let file = root.join(&self.path).join("cgroup.procs");
+                    let step = format!("write \"{pid}\" to");
+                    return Err(failed(&step, &file, errno, remedy));
+                }
+            }
         }
         Ok(())
     }
@@ -295,6 +298,16 @@ impl Group {
             }
         }
         Ok(())
+    }
+
+    /// Removes it where nobody is in it and nothing is below it; whether nothing of it is left. What remains
+    /// is in as many hierarchies as before: the first one that is occupied ends the attempt, and a process is in
+    /// all of them.
+    fn remove_if_empty(&self) -> bool {
+        self.roots().into_iter().all(|point| {
+            let removed = rustix::fs::rmdir(point.join(&self.path));
+            matches!(removed, Ok(()) | Err(Errno::NOENT))
+        })
     }
 
     fn remove_subtree(&self, point: &Path) -> Result<(), StepError> {

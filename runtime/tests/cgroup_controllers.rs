@@ -395,3 +395,21 @@ fn a_sub_group_of_a_container_is_never_outside_of_it() {
     }
     made.remove().unwrap();
 }
+
+#[test]
+#[ignore = "needs root"]
+fn a_container_s_group_is_ended_whether_it_is_empty_or_not() {
+    let top = Top::new(host());
+    let Made(made) = Made::below(&top, "c");
+    made.end(PATIENCE).unwrap();
+    made.prepare(None).unwrap();
+    made.end(PATIENCE).unwrap();
+    assert!(!made.group().unwrap().exists());
+    made.prepare(None).unwrap();
+    let shell = Shell::within(made.group().unwrap(), "sleep 1000");
+    let below = format!("{}/below", made.group().unwrap().path());
+    top.hierarchy.group(&below).unwrap().create().unwrap();
+    made.end(PATIENCE).unwrap();
+    assert_eq!(shell.fate().signal(), Some(9));
+    assert!(!made.group().unwrap().exists());
+}

@@ -177,6 +177,19 @@ impl ContainerGroup {
             .map_or(Ok(()), |group| group.kill(patience))
     }
 
+    /// Kills and removes. A group that is empty already, as most are by then, is removed at once: that a
+    /// hierarchy lets go of it proves it empty better than a look into it.
+    pub fn end(&self, patience: Duration) -> Result<(), StepError> {
+        let by_hand = !matches!(self.location, Location::Unit(_));
+        if let Some(group) = self.group.as_ref().filter(|_| by_hand)
+            && group.remove_if_empty()
+        {
+            return Ok(());
+        }
+        self.kill(patience)?;
+        self.remove()
+    }
+
     /// Removes it; fine if it is gone or was never made.
     pub fn remove(&self) -> Result<(), StepError> {
         let Some(group) = &self.group else {

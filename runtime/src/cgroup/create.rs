@@ -5,7 +5,7 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use super::Group;
-use super::directory::{Directory, failed};
+use super::directory::{Directory, failed, make_at};
 use super::mounts::Layout;
 use crate::StepError;
 
@@ -19,9 +19,16 @@ impl Group {
     /// Makes the group (and its parents) in every hierarchy, on v2 enabling the controllers on the way.
     pub fn create(&self) -> Result<(), StepError> {
         match &*self.layout {
-            Layout::V1 { hierarchies, .. } => hierarchies
-                .iter()
-                .try_for_each(|(point, _)| self.create_v1(point)),
+            Layout::V1 { hierarchies, .. } => hierarchies.iter().try_for_each(|(point, names)| {
+                // Most hierarchies need a directory and nothing more, and most parents are there.
+                let more = names
+                    .iter()
+                    .any(|name| name == "cpuset" || name == "memory");
+                match more || make_at(&point.join(&self.path)).is_err() {
+                    true => self.create_v1(point),
+                    false => Ok(()),
+                }
+            }),
             Layout::V2 { root, .. } => self.create_v2(root),
         }
     }

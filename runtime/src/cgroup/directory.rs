@@ -224,6 +224,25 @@ pub(super) fn value_of(text: &str, key: &str) -> Option<u64> {
         .and_then(|(_, value)| value.trim().parse().ok())
 }
 
+/// Writes a control file by its path, in three system calls. For groups as `Directory::at` opens them.
+pub(super) fn write_at(group: &Path, file: &str, value: &str) -> Result<(), Errno> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let fd = rustix::fs::open(group.join(file), flags, Mode::empty())?;
+    rustix::io::write(&fd, value.as_bytes())?;
+    Ok(())
+}
+
+/// Makes a group by its path, whose parent is there. ENOENT: it is not.
+pub(super) fn make_at(group: &Path) -> Result<(), Errno> {
+    let mode = Mode::from_raw_mode(0o755);
+    match rustix::fs::mkdir(group, mode) {
+        // As in `Directory::make`.
+        Ok(()) => rustix::fs::chmod(group, mode),
+        Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
 fn make_remedy(errno: Errno) -> &'static str {
     match errno {
         Errno::ROFS => "the cgroup file system is mounted read-only here: remount it writable",

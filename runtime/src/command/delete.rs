@@ -131,8 +131,8 @@ pub(super) fn destroy(
     lock: Lock,
 ) -> Result<(), StepError> {
     if let Some(record) = record {
-        end_processes(&record)?;
-        ContainerGroup::open(&record.cgroup)?.remove()?;
+        ContainerGroup::open(&record.cgroup)?.end(PATIENCE)?;
+        end_first_process(&record)?;
         if let Some(wanted) = &record.resctrl {
             resctrl::remove(wanted, &record.id)?;
         }
@@ -146,6 +146,11 @@ pub(super) fn destroy(
 /// All in the cgroup, and the first process also where it is in none, or not in it yet.
 fn end_processes(record: &Record) -> Result<(), StepError> {
     ContainerGroup::open(&record.cgroup)?.kill(PATIENCE)?;
+    end_first_process(record)
+}
+
+/// It may be in no group of its own.
+fn end_first_process(record: &Record) -> Result<(), StepError> {
     let Some(pidfd) = record.init.map(|init| init.open()).transpose()?.flatten() else {
         return Ok(());
     };

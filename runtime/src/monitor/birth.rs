@@ -141,5 +141,5 @@ fn announce(
 
 /// What cannot be undone here is left to `delete`, which finds the group in `state.json` and says why.
 fn undo(group: &ContainerGroup) {
-    drop(group.kill(PATIENCE).and_then(|()| group.remove()));
+    drop(group.end(PATIENCE));
 }
