@@ -77,7 +77,6 @@ pub(crate) fn read_process(path: &Path) -> Result<(Process, Vec<String>), StepEr
     parse(&read_bounded(path)?, &path.display().to_string())
 }
 
-#[allow(dead_code)] // Until `update` is there.
 /// Reads the `LinuxResources` object that `update --resources` names.
 pub(crate) fn parse_resources(text: &[u8], subject: &str) -> Result<LinuxResources, StepError> {
     parse(text, subject).map(|(resources, _)| resources)
