@@ -17,6 +17,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{SigSet, SigmaskHow};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
@@ -265,7 +266,7 @@ impl Watch {
 
     fn feed(&mut self, state: &mut &[u8]) {
         let Some(pipe) = &self.input else { return };
-        match rustix::io::write(pipe, state) {
+        match write_quietly(pipe, state) {
             Ok(length) => *state = &state[length..],
             Err(Errno::AGAIN | Errno::INTR) => return,
             // Whether it reads is its own affair.
@@ -295,6 +296,23 @@ impl Watch {
             }
         }
     }
+}
+
+/// write(2) whose SIGPIPE ends nobody: whoever runs hooks may have the default handlers already that its program
+/// is to find. The signal is held back, and taken where the pipe was broken.
+fn write_quietly(pipe: &OwnedFd, bytes: &[u8]) -> Result<usize, Errno> {
+    let plain = |errno: nix::errno::Errno| Errno::from_raw_os_error(errno as i32);
+    let mut broken = SigSet::empty();
+    broken.add(nix::sys::signal::Signal::SIGPIPE);
+    let before = broken
+        .thread_swap_mask(SigmaskHow::SIG_BLOCK)
+        .map_err(plain)?;
+    let written = rustix::io::write(pipe, bytes);
+    if written == Err(Errno::PIPE) {
+        broken.wait().map_err(plain)?;
+    }
+    before.thread_set_mask().map_err(plain)?;
+    written
 }
 
 /// Kills the hook with its process group and waits for it.

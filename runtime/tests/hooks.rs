@@ -302,3 +302,27 @@ fn a_hook_in_the_container_is_as_confined_as_its_program() {
         }
     }
 }
+
+/// What it does not read breaks a pipe, whose signal must end nobody: in a container without a pid namespace init has no
+/// protection from signals, and with a filter the hook is run by a child of init, which has none either.
+#[test]
+#[ignore = "needs root"]
+fn a_hook_that_does_not_read_its_state_harms_nobody() {
+    let unprotected: [fn(&mut Value); 2] = [
+        |spec| spec["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW"}),
+        |spec| {
+            let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.retain(|namespace| namespace["type"] != "pid");
+        },
+    ];
+    for unprotected in unprotected {
+        let bundle = Bundle::new();
+        bundle.configure(&["/bin/true"], |spec| {
+            // More than a pipe holds, so that writing it never ends before the hook does.
+            spec["annotations"] = json!({"long": "x".repeat(1 << 20)});
+            spec["hooks"] = json!({"startContainer": [{"path": "/bin/true"}]});
+            unprotected(spec);
+        });
+        bundle.succeed(&["run", "c1"]);
+    }
+}

@@ -18,7 +18,8 @@ suite_root() {
     # The agent's tests run the real longshore-runtime.
     "$root/scripts/build" dev
     cargo test --locked --workspace --exclude longshore-tests --no-run
-    leaving_nothing in_private cargo test --locked --offline --workspace --exclude longshore-tests -- --ignored
+    leaving_nothing in_private cargo test --locked --offline --workspace --exclude longshore-tests \
+        --no-fail-fast -- --ignored
 }
 
 # The house seen from the street. Each test makes namespaces of its own.
