@@ -3,8 +3,6 @@
 //! The rules are read in order and the last one that matches wins; what none matches is denied, also when
 //! the list does not begin with "deny all". An empty list changes nothing. v2's form is `device_program`.
 
-use std::collections::BTreeMap;
-
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
 use super::directory::refused;
@@ -130,18 +128,36 @@ fn access(text: Option<&str>) -> Result<u8, String> {
 
 type Key = (Kind, Option<u32>, Option<u32>);
 
-/// A list as v1 can say it: a default, and exceptions from it.
+/// A list as v1 can say it: a default, and exceptions from it, in the order in which the rules named them first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Settled {
     allow: bool,
-    exceptions: BTreeMap<Key, u8>,
+    exceptions: Exceptions,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Exceptions(Vec<(Key, u8)>);
+
+impl Exceptions {
+    fn add(&mut self, key: Key, access: u8) {
+        match self.0.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, bits)) => *bits |= access,
+            None => self.0.push((key, access)),
+        }
+    }
+
+    /// 0 if it is none.
+    fn of(&self, key: Key) -> u8 {
+        let found = self.0.iter().find(|(known, _)| *known == key);
+        found.map_or(0, |(_, bits)| *bits)
+    }
 }
 
 /// Plays the rules in order. v1 cannot cut a hole into a wildcard; a rule that would is refused.
 pub(super) fn settle(rules: &[Rule]) -> Result<Settled, StepError> {
     let mut settled = Settled {
         allow: false,
-        exceptions: BTreeMap::new(),
+        exceptions: Exceptions::default(),
     };
     for (at, rule) in rules.iter().enumerate() {
         settled
@@ -157,7 +173,7 @@ impl Settled {
         let everything = (rule.kind, rule.major, rule.minor) == (None, None, None);
         if everything && rule.access == ALL {
             self.allow = rule.allow;
-            self.exceptions.clear();
+            self.exceptions.0.clear();
             return Ok(());
         }
         let kinds = rule
@@ -168,14 +184,14 @@ impl Settled {
             if rule.allow == self.allow {
                 self.clear(key, rule.access)?;
             } else {
-                *self.exceptions.entry(key).or_default() |= rule.access;
+                self.exceptions.add(key, rule.access);
             }
         }
         Ok(())
     }
 
     fn clear(&mut self, key: Key, access: u8) -> Result<(), String> {
-        for (other, bits) in &mut self.exceptions {
+        for (other, bits) in &mut self.exceptions.0 {
             if *bits & access == 0 || !overlap(key, *other) {
                 continue;
             }
@@ -188,18 +204,19 @@ impl Settled {
             }
             *bits &= !access;
         }
-        self.exceptions.retain(|_, bits| *bits != 0);
+        self.exceptions.0.retain(|(_, bits)| *bits != 0);
         Ok(())
     }
 
-    /// v1 asks that one exception grants all of a request, so a narrow one takes over what the wider ones
-    /// around it say.
+    /// v1 asks that one exception grants all of a request, and open(2) may ask for reading and writing at once; so
+    /// a narrow one takes over what the wider ones around it say of these. (mknod(2) asks for itself alone.)
     fn widen(&mut self) {
+        const OPEN: u8 = READ | WRITE;
         let before = self.exceptions.clone();
-        for (key, bits) in &mut self.exceptions {
-            for (other, more) in &before {
-                if covers(*other, *key) {
-                    *bits |= more;
+        for (key, bits) in &mut self.exceptions.0 {
+            for (other, more) in &before.0 {
+                if *bits & OPEN != 0 && covers(*other, *key) {
+                    *bits |= more & OPEN;
                 }
             }
         }
@@ -242,22 +259,26 @@ pub(super) fn v1_writes(list: &str, wanted: &Settled) -> Vec<(&'static str, Stri
         if !open {
             writes.push(("devices.allow", "a".to_owned()));
         }
-        let denied = wanted.exceptions.iter();
+        let denied = wanted.exceptions.0.iter();
         writes.extend(denied.map(|(key, bits)| ("devices.deny", spell(*key, *bits))));
         return writes;
     }
-    let now = if open { BTreeMap::new() } else { listed(list) };
+    let now = if open {
+        Exceptions::default()
+    } else {
+        listed(list)
+    };
     if open {
         writes.push(("devices.deny", "a".to_owned()));
     }
-    for (key, bits) in &now {
-        let surplus = bits & !wanted.exceptions.get(key).copied().unwrap_or(0);
+    for (key, bits) in &now.0 {
+        let surplus = bits & !wanted.exceptions.of(*key);
         if surplus != 0 {
             writes.push(("devices.deny", spell(*key, surplus)));
         }
     }
-    for (key, bits) in &wanted.exceptions {
-        if bits & !now.get(key).copied().unwrap_or(0) != 0 {
+    for (key, bits) in &wanted.exceptions.0 {
+        if bits & !now.of(*key) != 0 {
             writes.push(("devices.allow", spell(*key, *bits)));
         }
     }
@@ -265,7 +286,7 @@ pub(super) fn v1_writes(list: &str, wanted: &Settled) -> Vec<(&'static str, Stri
 }
 
 /// The exceptions that `devices.list` shows.
-fn listed(list: &str) -> BTreeMap<Key, u8> {
+fn listed(list: &str) -> Exceptions {
     let number = |text: &str| match text {
         "*" => Some(None),
         number => number.parse().ok().map(Some),
@@ -281,7 +302,11 @@ fn listed(list: &str) -> BTreeMap<Key, u8> {
         let bits = access(words.next()).ok()?;
         Some(((kind, number(major)?, number(minor)?), bits))
     };
-    list.lines().filter_map(line).collect()
+    let mut listed = Exceptions::default();
+    for (key, bits) in list.lines().filter_map(line) {
+        listed.add(key, bits);
+    }
+    listed
 }
 
 /// What the rules say of one request, word for word: the judge of the tests for both versions.
@@ -320,6 +345,8 @@ pub(super) fn any_rules() -> impl proptest::strategy::Strategy<Value = Vec<Rule>
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -347,8 +374,8 @@ mod tests {
             lines,
             [
                 "devices.deny a",
-                "devices.allow b *:* m",
                 "devices.allow c *:* m",
+                "devices.allow b *:* m",
                 "devices.allow c 1:3 rwm",
                 "devices.allow c 136:* rwm",
             ]
@@ -422,8 +449,9 @@ mod tests {
         let key = (kind, Some(major), Some(minor));
         let mut matching = settled
             .exceptions
+            .0
             .iter()
-            .filter(|(other, _)| covers(**other, key));
+            .filter(|(other, _)| covers(*other, key));
         match settled.allow {
             true => !matching.any(|(_, bits)| bits & access != 0),
             false => matching.any(|(_, bits)| bits & access == access),
@@ -451,17 +479,17 @@ mod tests {
             if before.allow || after.allow {
                 return Ok(());
             }
-            let list: String = before.exceptions.iter().map(|(k, b)| spell(*k, *b) + "\n").collect();
-            let mut now = before.exceptions;
+            let list: String = before.exceptions.0.iter().map(|(k, b)| spell(*k, *b) + "\n").collect();
+            let mut now: BTreeMap<Key, u8> = before.exceptions.0.into_iter().collect();
             for (file, line) in v1_writes(&list, &after) {
-                let (key, bits) = listed(&line).into_iter().next().unwrap();
+                let (key, bits) = listed(&line).0[0];
                 match file {
                     "devices.allow" => *now.entry(key).or_default() |= bits,
                     _ => *now.entry(key).or_default() &= !bits,
                 }
             }
             now.retain(|_, bits| *bits != 0);
-            prop_assert_eq!(now, after.exceptions);
+            prop_assert_eq!(now, after.exceptions.0.into_iter().collect::<BTreeMap<Key, u8>>());
         }
     }
 }
