@@ -27,6 +27,7 @@ mod seal;
 mod spec;
 mod start;
 mod state;
+mod stdio;
 mod update;
 
 use std::ffi::OsString;

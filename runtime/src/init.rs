@@ -40,7 +40,7 @@ use crate::seccomp::{self, Filter, Handover};
 pub(crate) use descriptors::{Descriptors, Shape};
 use procfs::Procfs;
 
-pub(crate) use filesystem::null_mount;
+pub(crate) use filesystem::{is_null, null_device};
 pub(crate) use program::explain;
 pub(crate) use sources::Sources;
 pub(crate) use talk::{FromInit, Talk, ToInit};

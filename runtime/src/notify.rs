@@ -37,6 +37,8 @@ const SOCKET: &str = "notify.sock";
 const INSIDE: &str = "/run/notify";
 /// As large as systemd takes one.
 const DATAGRAM_MAX: usize = 4096;
+/// How many are read in one look.
+const AT_ONCE: usize = 64;
 /// How long a supervisor may take to read what it was sent.
 const BARRIER_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -131,8 +133,12 @@ impl Notify {
     /// Reads what has come; whether the container is ready and the supervisor knows it.
     pub(crate) fn hear(&self) -> Result<bool, StepError> {
         let mut datagram = [0; DATAGRAM_MAX];
-        // An error, such as a datagram that another has taken, means that there is nothing to read.
-        while let Ok(length) = self.socket.recv(&mut datagram) {
+        // A container may send without end: whoever listens must come to its other duties. An error, such as a
+        // datagram that another has taken, means that there is nothing to read.
+        for _ in 0..AT_ONCE {
+            let Ok(length) = self.socket.recv(&mut datagram) else {
+                break;
+            };
             if let Some(ready) = ready_line(&datagram[..length]) {
                 self.pass_on(ready)?;
                 return Ok(true);

@@ -82,7 +82,15 @@ struct Query {
     ids: u64,
     count: u32,
     reserved: u32,
+    attach_flags_of_ids: u64,
+    links: u64,
+    attach_flags_of_links: u64,
+    revision: u64,
 }
+
+/// Some kernels from 6.17 on write `revision` whatever size they are told, so the room for it is never left out;
+/// older ones accept what they do not know as long as it is zero.
+const _: () = assert!(size_of::<Query>() == 64 && std::mem::offset_of!(Query, revision) == 56);
 
 #[repr(C)]
 struct ById {
@@ -155,8 +163,13 @@ pub fn attached_device_programs(group: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
         ids: ids.as_mut_ptr() as u64,
         count: MAX_ATTACHED as u32,
         reserved: 0,
+        attach_flags_of_ids: 0,
+        links: 0,
+        attach_flags_of_links: 0,
+        revision: 0,
     };
-    // SAFETY: `Query` is the prefix of the arm of BPF_PROG_QUERY and writable, as the kernel answers in it.
+    // SAFETY: `Query` is the whole arm of BPF_PROG_QUERY and writable, as the kernel answers in it. The three
+    // addresses behind `reserved` are null, so nothing is written through them.
     // `ids` points to `count` writable u32 values that live until after the call; the kernel writes no more.
     unsafe { bpf(PROG_QUERY, &raw mut attr) }?;
     Ok(ids[..(attr.count as usize).min(MAX_ATTACHED)].to_vec())
@@ -181,11 +194,11 @@ fn attach_or_detach(
 }
 
 /// # Safety
-/// `attr` must point to a writable value that is a prefix of the arm of `union bpf_attr` for `command`, fully
-/// initialised, and every address in it must be what that command demands, until the call returns.
+/// `attr` must point to a writable value that is a prefix of the arm of `union bpf_attr` for `command` and holds every
+/// field that the kernel answers in, fully initialised, and every address in it must be what that command demands, until the call returns.
 unsafe fn bpf<T>(command: libc::c_long, attr: *mut T) -> io::Result<RawFd> {
-    // SAFETY: the caller upholds the contract above; the size is that of the value behind `attr`, so the
-    // kernel touches nothing beyond it.
+    // SAFETY: the caller upholds the contract above; the size is that of the value behind `attr`. The kernel reads no
+    // more than that, and writes to the fields of an answer alone, which are in it.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<T>()) };
     if result < 0 {
         return Err(io::Error::last_os_error());

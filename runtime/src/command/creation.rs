@@ -12,13 +12,12 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use oci_spec::runtime::{Process, Spec};
-use rustix::fs::{CWD, Mode, OFlags};
-use rustix::io::Errno;
 
 use super::delete::destroy;
 use super::global::Globals;
 use super::options::{Given, Opt};
 use super::preserved::{self, Activation};
+use super::stdio;
 use crate::StepError;
 use crate::cgroup::{ContainerGroup, Location, Surroundings};
 use crate::clock::rfc3339;
@@ -115,11 +114,17 @@ pub(super) fn create(
         activation.announce(&mut plan);
     }
     let (directory, lock) = globals.root.make(id)?;
+    let group = match unoccupied(&plan.cgroup) {
+        Ok(group) => group,
+        // What is in the group is another's: nothing but the directory is undone.
+        Err(error) => return Err(and_left(error, directory.remove(lock))),
+    };
     let mut record = record(globals, id, bundle, root, &config, &plan);
     plan.state = record.oci_state(Status::Creating, None);
     let made = Making {
         directory: &directory,
         record: &mut record,
+        group,
         plan: &plan,
         config: &config,
         starter: manner.starter,
@@ -145,13 +150,25 @@ pub(super) fn undo(
     lock: Lock,
     error: StepError,
 ) -> StepError {
-    match destroy(globals, directory, Some(record), lock) {
+    and_left(error, destroy(globals, directory, Some(record), lock))
+}
+
+fn and_left(error: StepError, undone: Result<(), StepError>) -> StepError {
+    match undone {
         Ok(()) => error,
         Err(left) => StepError {
             cause: format!("{}; then {left}", error.cause),
             ..error
         },
     }
+}
+
+/// The group, where nobody's processes are yet. Before the container is recorded: whoever finds the record ends
+/// what is in its group.
+fn unoccupied(location: &Location) -> Result<ContainerGroup, StepError> {
+    let group = ContainerGroup::open(location)?;
+    group.refuse_occupied()?;
+    Ok(group)
 }
 
 fn bundle(given: &Given) -> Result<PathBuf, StepError> {
@@ -259,6 +276,7 @@ fn record(
 struct Making<'a> {
     directory: &'a StateDirectory,
     record: &'a mut Record,
+    group: ContainerGroup,
     plan: &'a Plan,
     config: &'a Config,
     starter: Starter,
@@ -284,21 +302,18 @@ impl Making<'_> {
         socket: Option<ConsoleSocket>,
         preserved: Vec<OwnedFd>,
     ) -> Result<Init, StepError> {
-        let group = ContainerGroup::open(&self.plan.cgroup)?;
-        // Before the record: whoever finds the record may remove the group.
-        group.refuse_occupied()?;
         self.directory.write_config(&self.config.text)?;
         self.directory.write(self.record)?;
         if self.supervised {
             notify::make_directory(self.directory.as_fd())?;
         }
-        group.prepare(self.plan.resources.as_ref())?;
+        self.group.prepare(self.plan.resources.as_ref())?;
         let new = NewInit {
             plan: self.plan,
-            admission: Admission::First(&group),
+            admission: Admission::First(&self.group),
             root: Some(launch::Root::at(&self.record.rootfs)?),
             container: None,
-            stdio: own_stdio()?,
+            stdio: stdio::own()?,
             preserved,
             door: match self.starter {
                 Starter::Creator => Door::Parent,
@@ -344,29 +359,5 @@ pub(super) fn hand_over(init: &mut Init, socket: Option<ConsoleSocket>) -> Resul
             None => Ok(()),
         },
         None => Ok(()),
-    }
-}
-
-/// Copies of this program's standard input, output and error.
-pub(super) fn own_stdio() -> Result<[OwnedFd; 3], StepError> {
-    Ok([own(0)?, own(1)?, own(2)?])
-}
-
-/// A copy of a standard descriptor for init; one that is closed becomes the null device.
-fn own(number: i32) -> Result<OwnedFd, StepError> {
-    let standard = match number {
-        0 => rustix::stdio::stdin(),
-        1 => rustix::stdio::stdout(),
-        _ => rustix::stdio::stderr(),
-    };
-    match rustix::io::fcntl_dupfd_cloexec(standard, 3) {
-        Err(Errno::BADF) => rustix::fs::openat(
-            CWD,
-            "/dev/null",
-            OFlags::RDWR | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .context("open", "/dev/null"),
-        other => other.context("duplicate", format!("descriptor {number}")),
     }
 }

@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::Command;
@@ -79,7 +80,11 @@ fn by_force(globals: &Globals, directory: StateDirectory) -> Result<(), StepErro
     loop {
         let record = readable(globals, &directory);
         let refused = match directory.lock(Duration::ZERO) {
-            Ok(lock) => return destroy(globals, &directory, record, lock),
+            // Read again: whoever held the lock until now may have written the record meanwhile.
+            Ok(lock) => {
+                let record = readable(globals, &directory);
+                return destroy(globals, &directory, record, lock);
+            }
             Err(refused) => refused,
         };
         let Some(holder) = directory.locked_by()? else {
@@ -97,7 +102,7 @@ fn by_force(globals: &Globals, directory: StateDirectory) -> Result<(), StepErro
             globals.log.warning(&format!(
                 "kill process {holder}, which does not let go of the container"
             ));
-            kill_process(holder)?;
+            kill_holder(holder, &directory)?;
         }
     }
 }
@@ -171,13 +176,20 @@ fn end_first_process(record: &Record) -> Result<(), StepError> {
     }
 }
 
-fn kill_process(number: u32) -> Result<(), StepError> {
+/// The holder of the lock is looked at again once there is a pidfd: still the holder, so the pidfd is its own and not a
+/// later process's.
+fn kill_holder(number: u32, directory: &StateDirectory) -> Result<(), StepError> {
     let pid = i32::try_from(number).ok().and_then(Pid::from_raw);
     let Some(pid) = pid else { return Ok(()) };
-    let killed = pidfd_open(pid, PidfdFlags::empty())
-        .and_then(|pidfd| pidfd_send_signal(pidfd, Signal::KILL));
-    match killed {
-        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+    let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+        Err(Errno::SRCH) => return Ok(()),
+        other => other.context("kill process", number)?,
+    };
+    if directory.locked_by()? != Some(number) {
+        return Ok(());
+    }
+    match pidfd_send_signal(pidfd, Signal::KILL) {
+        Ok(()) | Err(Errno::SRCH) => Ok(()),
         Err(errno) => Err(StepError::io("kill process", number, errno)),
     }
 }

@@ -220,7 +220,7 @@ fn launch(
         admission: Admission::Join(&entrance),
         root: None,
         container: Some(pidfd),
-        stdio: creation::own_stdio()?,
+        stdio: super::stdio::own()?,
         preserved,
         door: Door::Parent,
         environment: &mut |_| Ok(()),

@@ -50,10 +50,11 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
     let Some(entrypoint) = container.record.entrypoint.clone() else {
         return refuse("its config.json has no process; create one that has".into());
     };
+    // Whatever can fail comes first: a container that still waits is recorded as one.
+    let notify = container.listen()?;
     // Before it is told: what may run is never recorded as what only waits.
     container.record.phase = Phase::Running;
     container.directory.write(&container.record)?;
-    let notify = container.listen()?;
     let started =
         launch::start(container.directory.as_fd(), &entrypoint).and_then(|started| match started {
             Some(()) => hooks::poststart(&container.record).map(Some),

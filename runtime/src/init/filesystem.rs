@@ -25,8 +25,8 @@ use crate::plan::{MountFlags, Propagation, Spread};
 pub(super) use bind::{Tree, attach_bind, clone_path, open_bind};
 pub(super) use cgroup::{cgroup_view, open_cgroups};
 pub(super) use idmap::Maps;
-pub(crate) use mask::null_mount;
 pub(super) use mask::{hide, mask, open_null, read_only};
+pub(crate) use mask::{is_null, null_device};
 pub(super) use new::{attach_filesystem, detached, mount, open_filesystem, remount, seal};
 pub(super) use root::{
     attach_root, change_root, isolate, read_only_root, reroot, set_root_propagation, slash,

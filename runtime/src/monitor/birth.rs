@@ -1,10 +1,9 @@
 //! From the request to an init that waits before execve, or back to nothing.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::StepError;
@@ -117,10 +116,7 @@ impl Making<'_> {
 /// The container's standard input. Not the monitor's own: through that one a container's root could change
 /// the mode and owner of the host's /dev/null.
 fn null() -> Result<OwnedFd, StepError> {
-    let mount = init::null_mount()?;
-    let path = format!("/proc/self/fd/{}", mount.as_raw_fd());
-    rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-        .context("open", "/dev/null")
+    init::null_device()
 }
 
 /// Opens the door, then says that the container is there.

@@ -1,10 +1,10 @@
 //! Masked and read-only paths.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use longshore_sys::{MountAttributes, mount_setattr};
-use rustix::fs::FileType;
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{Stamp, attach, bind, clone, detached, set_flags};
@@ -21,13 +21,10 @@ pub(in crate::init) fn open_null() -> Result<Stamp, StepError> {
 /// The host's /dev/null as a mount of its own, proven to be the null device (CVE-2025-31133), and read-only: the
 /// inode is the host's, and a container's root could change its mode and owner otherwise. A device can be written
 /// to all the same.
-pub(crate) fn null_mount() -> Result<OwnedFd, StepError> {
+pub(in crate::init) fn null_mount() -> Result<OwnedFd, StepError> {
     let subject = "/dev/null of the host";
     let null = bind::clone_path(Path::new("/dev/null"), false, true).context("open", subject)?;
-    let stat = rustix::fs::fstat(&null).context("stat", subject)?;
-    let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
-        && stat.st_rdev == rustix::fs::makedev(1, 3);
-    if !is_null {
+    if !is_null(null.as_fd()).context("stat", subject)? {
         let cause = "it is not the null device (1:3)";
         return Err(StepError::refused("open", subject, cause));
     }
@@ -38,6 +35,23 @@ pub(crate) fn null_mount() -> Result<OwnedFd, StepError> {
     };
     mount_setattr(null.as_fd(), sealed, false).context("isolate", subject)?;
     Ok(null)
+}
+
+/// The null device opened through such a mount: what a container gets in the place of the host's own.
+pub(crate) fn null_device() -> Result<OwnedFd, StepError> {
+    let mount = null_mount()?;
+    let path = format!("/proc/self/fd/{}", mount.as_raw_fd());
+    rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .context("open", "/dev/null")
+}
+
+/// Whether a descriptor is the null device.
+pub(crate) fn is_null(descriptor: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let stat = rustix::fs::fstat(descriptor)?;
+    Ok(
+        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+            && stat.st_rdev == rustix::fs::makedev(1, 3),
+    )
 }
 
 /// Binds a path on itself, read-only with all that is mounted below it. None there: nothing to protect.
