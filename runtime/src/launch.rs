@@ -16,7 +16,6 @@
 //! Deliberately absent: records and files of a container (the caller's), signals (a pidfd tells of the end), and
 //! any change of the caller's own namespaces.
 
-#[allow(dead_code)] // Until the commands create, start and run are there.
 mod door;
 mod listener;
 mod root;
@@ -38,7 +37,6 @@ use crate::error::Context;
 use crate::init::{self, Descriptors, FromInit, Shape, Sources, Talk, ToInit};
 use crate::plan::{Namespace, Plan};
 
-#[allow(unused_imports)] // As above.
 pub(crate) use door::{Door, start};
 pub(crate) use root::Root;
 
@@ -144,7 +142,6 @@ impl NewInit<'_> {
     }
 }
 
-#[allow(dead_code)] // Until the commands are there.
 impl Init {
     fn bring_up(
         &mut self,

@@ -62,7 +62,8 @@ fn features() -> Value {
             "org.longshore.runtime.version": env!("CARGO_PKG_VERSION"),
             "org.opencontainers.runc.checkpoint.enabled": "false",
         },
-        "potentiallyUnsafeConfigAnnotations": ["org.systemd.property."],
+        // None changes what the runtime does.
+        "potentiallyUnsafeConfigAnnotations": [],
     })
 }
 

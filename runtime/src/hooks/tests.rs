@@ -192,8 +192,7 @@ fn a_hook_that_does_not_read_or_leaves_others_behind_is_no_failure() {
     let all = hook("wc -c > length");
     run(HookKind::Prestart, &[all], &state, None).unwrap();
     assert!(read(&bundle, "length").trim().parse::<usize>().unwrap() > 1 << 20);
-    // It holds the pipe for longer than this test may take.
-    let begun = Instant::now();
+    // What it leaves holds the pipe, and is still there when the hook counts as done.
     run(
         HookKind::Prestart,
         &[hook("sleep 600 & echo $! > left; exit 0")],
@@ -201,7 +200,6 @@ fn a_hook_that_does_not_read_or_leaves_others_behind_is_no_failure() {
         None,
     )
     .unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(300));
     let left: i32 = read(&bundle, "left").trim().parse().unwrap();
     rustix::process::kill_process(Pid::from_raw(left).unwrap(), Signal::KILL).unwrap();
 }
