@@ -2,14 +2,14 @@
 //!
 //! | file          | says |
 //! |---------------|------|
-//! | `lock`        | held by the command that changes the container now |
 //! | `state.json`  | the cgroup (before it is made), the phase, the first process |
 //! | `config.json` | the spec as it was at `create`, whatever the bundle says later |
 //! | `start.sock`  | where the waiting init hears `start` |
 //!
 //! The directory's name is the container's id, and mkdir(2) makes it unique. `state.json` appears by rename.
-//! The lock is a POSIX record lock: it ends with its process and an init that is cloned meanwhile does not
-//! inherit it; so a container that is being made is told from one whose maker died.
+//! Beside the directories lies `.lock`, of which a command that changes a container locks that container's byte. It
+//! is a POSIX record lock: it ends with its process and an init that is cloned meanwhile does not inherit it; so a
+//! container that is being made is told from one whose maker died.
 //! Whether a container still runs is never written down: it is asked of the kernel.
 
 mod id;
@@ -123,32 +123,49 @@ impl StateDirectory {
 
     /// Takes the lock, waiting for at most `patience` for a command that holds it.
     pub(crate) fn lock(&self, patience: std::time::Duration) -> Result<Lock, StepError> {
-        lock::take(self, patience)
+        let lock = lock::take(self.root(), &self.id, patience)?;
+        // Whoever held it may have removed the container.
+        match self.is_in_place()? {
+            true => Ok(lock),
+            false => Err(root::missing(&self.id)),
+        }
     }
 
     /// The pid of the process that holds the lock, if one does.
     pub(crate) fn locked_by(&self) -> Result<Option<u32>, StepError> {
-        lock::holder(self)
+        lock::holder(self.root(), &self.id)
     }
 
-    /// Removes the directory and all in it. The lock's file goes last, so that nobody takes a lock on
-    /// what is half gone. Fine if it is gone already.
+    fn root(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("/"))
+    }
+
+    /// The directory of this name is still the one that was opened: nobody has removed the container.
+    pub(crate) fn is_in_place(&self) -> Result<bool, StepError> {
+        let ours = rustix::fs::fstat(&self.fd).context("query state of", &self.id)?;
+        match rustix::fs::lstat(&self.path) {
+            Ok(there) => Ok((there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(StepError::io("query state of", &self.id, errno)),
+        }
+    }
+
+    /// Removes the directory and all in it, under the lock.
     pub(crate) fn remove(&self, lock: Lock) -> Result<(), StepError> {
         self.empty(self.as_fd(), &self.path)?;
-        self.unlink(self.as_fd(), lock::FILE, AtFlags::empty())?;
         let removed = forgive_missing(rustix::fs::rmdir(&self.path));
         // Held until nothing is left.
         drop(lock);
         removed.context("remove", self.path.display())
     }
 
-    /// Everything below goes, but the lock. Nothing outside is reached: no symlink is followed.
+    /// Everything below goes. Nothing outside is reached: no symlink is followed.
     fn empty(&self, directory: BorrowedFd<'_>, path: &Path) -> Result<(), StepError> {
         let names = rustix::fs::Dir::read_from(directory).context("list", path.display())?;
         for entry in names {
             let entry = entry.context("list", path.display())?;
             let name = entry.file_name();
-            if matches!(name.to_bytes(), b"." | b"..") || name.to_bytes() == lock::FILE.as_bytes() {
+            if matches!(name.to_bytes(), b"." | b"..") {
                 continue;
             }
             if entry.file_type() == FileType::Directory {

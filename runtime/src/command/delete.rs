@@ -88,11 +88,12 @@ fn by_force(globals: &Globals, directory: StateDirectory) -> Result<(), StepErro
             Err(refused) => refused,
         };
         let Some(holder) = directory.locked_by()? else {
-            match globals.root.find(directory.id())? {
-                // Given back, or never held: it was removed meanwhile, which is what was asked for.
-                None => return Ok(()),
-                Some(_) if Instant::now() < deadline => continue,
-                Some(_) => return Err(refused),
+            // Given back, or never held.
+            match directory.is_in_place()? {
+                // It was removed meanwhile, which is what was asked for.
+                false => return Ok(()),
+                true if Instant::now() < deadline => continue,
+                true => return Err(refused),
             }
         };
         if let Some(record) = &record {

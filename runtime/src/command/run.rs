@@ -97,7 +97,7 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
 fn remove(globals: &Globals, directory: &StateDirectory) -> Result<(), StepError> {
     match directory.lock(super::container::PATIENCE) {
         Ok(lock) => destroy(globals, directory, directory.record()?, lock),
-        Err(_) if globals.root.find(directory.id())?.is_none() => Ok(()),
+        Err(_) if !directory.is_in_place()? => Ok(()),
         Err(error) => Err(error),
     }
 }

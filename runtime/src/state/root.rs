@@ -3,11 +3,12 @@
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Lock, StateDirectory, check_id};
+use super::{Lock, StateDirectory, check_id, lock};
 use crate::StepError;
 use crate::error::Context;
 
@@ -55,33 +56,41 @@ impl Root {
         &self.path
     }
 
-    /// Makes the state directory of a new container and takes its lock. mkdir(2) decides who is first.
+    /// Makes the state directory of a new container, under its lock. mkdir(2) decides who is first.
     pub(crate) fn make(&self, id: &str) -> Result<(StateDirectory, Lock), StepError> {
         check_id(id)?;
         let path = self.path.join(id);
-        let mut builder = std::fs::DirBuilder::new();
-        builder.mode(0o700);
-        let made = match builder.create(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                builder
+        let exists = || {
+            let cause = "a container of this id exists; choose another id or delete that one";
+            StepError::refused("create container", id, cause)
+        };
+        let lock = match self.lock_new(id) {
+            // Held by a command on a container that is there, or on one that is being made or removed.
+            Err(error) if error.errno.is_none() && path.exists() => return Err(exists()),
+            other => other?,
+        };
+        match rustix::fs::mkdir(&path, Mode::from_raw_mode(0o700)) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => return Err(exists()),
+            Err(errno) => return Err(StepError::io("make state directory", path.display(), errno)),
+        }
+        let directory = StateDirectory::open(path, id)?.ok_or_else(|| missing(id))?;
+        Ok((directory, lock))
+    }
+
+    /// The lock of a container that is not there yet, in a root that need not be there either.
+    fn lock_new(&self, id: &str) -> Result<Lock, StepError> {
+        match lock::take(&self.path, id, Duration::ZERO) {
+            Err(error) if error.errno == Some(Errno::NOENT.raw_os_error()) => {
+                std::fs::DirBuilder::new()
+                    .mode(0o700)
                     .recursive(true)
                     .create(&self.path)
                     .context("make root", self.path.display())?;
-                builder.recursive(false).create(&path)
+                lock::take(&self.path, id, Duration::ZERO)
             }
             other => other,
-        };
-        match made {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                let cause = "a container of this id exists; choose another id or delete that one";
-                return Err(StepError::refused("create container", id, cause));
-            }
-            Err(error) => return Err(StepError::io("make state directory", path.display(), error)),
         }
-        let directory = StateDirectory::open(path, id)?.ok_or_else(|| missing(id))?;
-        let lock = directory.lock(std::time::Duration::ZERO)?;
-        Ok((directory, lock))
     }
 
     /// A container that must exist.

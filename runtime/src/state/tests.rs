@@ -87,12 +87,14 @@ fn a_lock_is_told_by_its_holder_s_pid_and_ends_with_it() {
     let (_holder, root) = root();
     let (directory, lock) = root.make("c").unwrap();
     drop(lock);
-    let path = directory.path().join(lock::FILE);
+    let path = root.path().join(lock::FILE);
+    let byte = lock::byte_of("c").l_start.to_string();
     // Record locks are between processes: flock(1) would take the other kind.
-    let script = "import fcntl,sys; f=open(sys.argv[1],'r+'); fcntl.lockf(f,fcntl.LOCK_EX); print('held',flush=True); sys.stdin.read()";
+    let script = "import fcntl,sys; f=open(sys.argv[1],'r+'); fcntl.lockf(f,fcntl.LOCK_EX,1,int(sys.argv[2])); print('held',flush=True); sys.stdin.read()";
     let mut holder = std::process::Command::new("python3")
         .args(["-c", script])
         .arg(&path)
+        .arg(byte)
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn()
@@ -102,6 +104,8 @@ fn a_lock_is_told_by_its_holder_s_pid_and_ends_with_it() {
     assert_eq!(directory.locked_by().unwrap(), Some(holder.id()));
     let error = directory.lock(Duration::from_millis(5)).unwrap_err();
     assert!(error.cause.contains("another command"), "{error}");
+    assert!(root.make("c").unwrap_err().cause.contains("exists"));
+    drop(root.make("d").expect("another container's lock is its own"));
     holder.kill().unwrap();
     holder.wait().unwrap();
     assert_eq!(directory.locked_by().unwrap(), None);
