@@ -3,6 +3,8 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 stage=$root/target/stage
 cache=$root/target/cache
+# How longshore-runtime is compiled: static, and at a fixed address (docs/decisions/0009).
+runtime_flags="-C target-feature=+crt-static -C relocation-model=static"
 
 say() { printf '%s\n' "$*"; }
 step() { printf '\n== %s\n' "$*"; }
