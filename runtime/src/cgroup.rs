@@ -179,12 +179,6 @@ impl Group {
         Ok(())
     }
 
-    /// The group at `sub` below this one, by the rules of [`Hierarchy::group`].
-    pub fn below(&self, sub: &str) -> Result<Group, StepError> {
-        let layout = self.layout.clone();
-        Hierarchy { layout }.group(&format!("{}/{sub}", self.path))
-    }
-
     /// Whether its host is pure v2.
     pub fn is_v2(&self) -> bool {
         matches!(*self.layout, Layout::V2 { .. })

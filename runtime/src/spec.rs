@@ -62,8 +62,12 @@ pub(crate) fn read_config(path: &Path) -> Result<Config, StepError> {
 
 /// The spec that a text is, and what was left out of it. `subject` names the text in errors.
 pub fn spec_of(text: &[u8], subject: &str) -> Result<(Spec, Vec<String>), StepError> {
-    let (spec, warnings) = parse(text, subject)?;
+    let (mut spec, warnings): (Spec, _) = parse(text, subject)?;
     check(&spec, subject)?;
+    let linux = spec.linux_mut().as_mut();
+    if let Some(resources) = linux.and_then(|linux| linux.resources_mut().as_mut()) {
+        leave_out_empty_pids(resources, text, "/linux/resources/pids/limit");
+    }
     Ok((spec, warnings))
 }
 
@@ -79,7 +83,19 @@ pub(crate) fn read_process(path: &Path) -> Result<(Process, Vec<String>), StepEr
 
 /// Reads the `LinuxResources` object that `update --resources` names.
 pub(crate) fn parse_resources(text: &[u8], subject: &str) -> Result<LinuxResources, StepError> {
-    parse(text, subject).map(|(resources, _)| resources)
+    let (mut resources, _) = parse(text, subject)?;
+    leave_out_empty_pids(&mut resources, text, "/pids/limit");
+    Ok(resources)
+}
+
+/// `"pids": {}` means no limit, but its type here has a 0 in it, which is a limit.
+fn leave_out_empty_pids(resources: &mut LinuxResources, text: &[u8], limit: &str) {
+    let zero = resources.pids().is_some_and(|pids| pids.limit() == 0);
+    let given =
+        || serde_json::from_slice::<Value>(text).is_ok_and(|all| all.pointer(limit).is_some());
+    if zero && !given() {
+        resources.set_pids(None);
+    }
 }
 
 /// A file's bytes, if they are not too many.

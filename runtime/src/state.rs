@@ -12,12 +12,13 @@
 //! container that is being made is told from one whose maker died.
 //! Whether a container still runs is never written down: it is asked of the kernel.
 
+mod damaged;
 mod id;
 mod lock;
 mod record;
 mod root;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -29,6 +30,7 @@ use crate::error::Context;
 use crate::record::{read_record, write_record};
 use crate::spec;
 
+pub(crate) use damaged::Remains;
 pub(crate) use id::check_id;
 pub(crate) use lock::Lock;
 pub(crate) use record::{OCI_VERSION, Record, Status, VERSION};
@@ -93,6 +95,18 @@ impl StateDirectory {
             }
             other => Ok(other),
         }
+    }
+
+    /// What a `state.json` that cannot be read still tells.
+    pub(crate) fn remains_of_record(&self) -> Remains {
+        let mut text = Vec::new();
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        if let Ok(file) = rustix::fs::openat(&self.fd, STATE, flags, Mode::empty()) {
+            // As much of it as can be read.
+            let mut file = std::fs::File::from(file).take(STATE_MAX);
+            file.read_to_end(&mut text).ok();
+        }
+        Remains::of(&text)
     }
 
     /// Replaces `state.json`. No fsync: after a power failure no process is left to be told about.

@@ -433,7 +433,7 @@ fn a_spec_that_was_generated_runs() {
     let mut spec: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
     spec["process"]["terminal"] = json!(false);
     spec["process"]["args"] = json!(["sh", "-c", "id -u; hostname"]);
-    spec["linux"]["cgroupsPath"] = json!(format!("/{}", cli.group("c").path()));
+    spec["linux"]["cgroupsPath"] = json!(cli.place("c").spec);
     std::fs::write(&file, spec.to_string()).unwrap();
     let output = cli.does(&["run", "--bundle", text(&bundle), "c"]);
     assert_eq!(output, "0\nlongshore\n");

@@ -314,6 +314,22 @@ fn a_group_below_the_containers_can_be_named_and_none_outside() {
     }
 }
 
+/// A limit that only the v2 mount of a hybrid host can keep puts the container's processes there, also later ones.
+#[test]
+#[ignore = "needs root"]
+fn on_a_hybrid_host_it_enters_the_group_on_the_v2_mount_too() {
+    let root = std::path::Path::new("/sys/fs/cgroup/unified");
+    let controllers = std::fs::read_to_string(root.join("cgroup.controllers"));
+    if !controllers.is_ok_and(|names| names.contains("hugetlb")) {
+        return support::skip::skip("no hybrid host with hugetlb on its v2 mount");
+    }
+    let bundle = Bundle::running(|spec| {
+        spec["linux"]["resources"] = json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 0}]});
+    });
+    let groups = bundle.exec(&[ID, "cat", "/proc/self/cgroup"]);
+    assert!(groups.lines().any(|line| line == "0::/"), "{groups}");
+}
+
 #[test]
 #[ignore = "needs root"]
 fn it_is_root_of_the_containers_user_namespace_and_of_nothing_else() {

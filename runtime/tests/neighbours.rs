@@ -10,7 +10,7 @@ use support::commands::{Cli, text};
 fn a_creation_that_is_refused_leaves_alone_whom_it_was_refused_for() {
     let cli = Cli::new();
     cli.run_detached("first", &["sleep", "1000"]);
-    let path = format!("/{}", cli.group("first").path());
+    let path = cli.place("first").spec;
     let bundle = cli.changed_bundle("second", &["true"], |spec| {
         spec["linux"]["cgroupsPath"] = json!(path);
     });

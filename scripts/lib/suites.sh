@@ -36,6 +36,7 @@ suite_limits() {
 }
 
 suite_vm() { "$root/scripts/lib/vm"; }
+suite_guest() { "$root/scripts/lib/vm" suites; }
 suite_minbase() { "$root/scripts/lib/minbase"; }
 suite_demo() {
     "$root/scripts/demo"

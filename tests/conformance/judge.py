@@ -10,7 +10,8 @@ import sys
 
 LINE = re.compile(r"^(not )?ok\b\s*\d*\s*-?\s*(.*?)\s*(?:#\s*(SKIP|TODO)?\b(.*))?$", re.I)
 PLAN = re.compile(r"^1\.\.(\d+)")
-PATIENCE = 60  # seconds for one program: far beyond the slowest, so that one that hangs does not hang us
+# Seconds for one program: far beyond the slowest, so that one that hangs does not hang us. More without KVM.
+PATIENCE = int(os.environ.get("PATIENCE", "60"))
 
 Result = collections.namedtuple("Result", "name verdict why")
 

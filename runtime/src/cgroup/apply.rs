@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use oci_spec::runtime::LinuxResources;
 use rustix::io::Errno;
@@ -18,6 +19,9 @@ use super::mounts::Layout;
 use super::systemd::properties::PERIOD;
 use super::{Group, device_program, limits_v1, limits_v2, no_controller};
 use crate::StepError;
+
+/// How long processes may take to stand still while their device list is changed.
+const STILL_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Group {
     /// Writes the limits that are given; leaves the others. What this host cannot enforce is an error that
@@ -168,11 +172,23 @@ impl Group {
             return Err(no_controller("devices", "linux.resources.devices"));
         };
         let list = directory.read("devices.list")?.unwrap_or_default();
-        for (file, line) in devices::v1_writes(&list, wanted) {
+        let writes = devices::v1_writes(&list, wanted);
+        // Between "allow all" and the last exception a process could open what it may not.
+        let opens = writes.len() > 1 && writes[0].0 == "devices.allow";
+        let _still = match opens {
+            true => self.hold_still(STILL_PATIENCE)?,
+            false => None,
+        };
+        let write = |(file, line): &(&str, String)| {
             let remedy = "EPERM: the group above does not allow it; EINVAL: the group has children";
-            directory.write(file, &line, remedy)?;
+            directory.write(file, line, remedy)
+        };
+        let written = writes.iter().try_for_each(write);
+        if opens && written.is_err() {
+            // Half of the exceptions would be none.
+            directory.write("devices.deny", "a", "")?;
         }
-        Ok(())
+        written
     }
 }
 
@@ -214,7 +230,7 @@ fn apply_v2(resources: &LinuxResources, directory: &Directory) -> Result<(), Ste
 fn write_limit(directory: &Directory, write: &Write) -> Result<(), StepError> {
     match directory.try_write(&write.file, &write.value) {
         Ok(()) => Ok(()),
-        Err(Errno::NOENT) if write.lifts => Ok(()),
+        Err(Errno::NOENT) if write.lifts || is_moot(write) => Ok(()),
         Err(errno) => {
             let step = format!("write {:?} to", write.value);
             let remedy = limit_remedy(errno, write);
@@ -226,6 +242,17 @@ fn write_limit(directory: &Directory, write: &Write) -> Result<(), StepError> {
             ))
         }
     }
+}
+
+/// A kernel that does not account swap has no such file; where there is no swap, nobody uses any.
+fn is_moot(write: &Write) -> bool {
+    let no_swap = write.file == "memory.swap.max" && write.value == "0";
+    no_swap && !has_swap(&std::fs::read_to_string("/proc/swaps").unwrap_or_default())
+}
+
+/// proc(5): a line for each area, after the headings. A kernel without swap has no such file.
+fn has_swap(swaps: &str) -> bool {
+    swaps.lines().count() > 1
 }
 
 fn limit_remedy(errno: Errno, write: &Write) -> String {
@@ -254,5 +281,17 @@ fn limit_remedy(errno: Errno, write: &Write) -> String {
             "a group above does not have these CPUs or nodes, or it is read-only".to_owned()
         }
         _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn swap_that_nobody_has_needs_no_limit() {
+        let headings = "Filename\tType\tSize\tUsed\tPriority\n";
+        assert!(!has_swap("") && !has_swap(headings));
+        assert!(has_swap(&format!("{headings}/dev/vdb partition 1 0 -2\n")));
     }
 }

@@ -22,7 +22,6 @@ use super::location::{Location, Unit};
 use super::systemd::{self, Property, Systemd};
 use super::{Freeze, Group, Hierarchy, OomWatch, Statistics};
 use crate::StepError;
-use crate::error::Context;
 
 /// A container's group, or its absence.
 #[derive(Clone, Debug)]
@@ -50,7 +49,7 @@ impl ContainerGroup {
     }
 
     /// Where it is, as it was opened.
-    pub fn location(&self) -> &Location {
+    pub(super) fn location(&self) -> &Location {
         &self.location
     }
 
@@ -135,6 +134,10 @@ impl ContainerGroup {
     pub fn admit(&self, pid: u32, resources: Option<&LinuxResources>) -> Result<(), StepError> {
         match (&self.location, &self.group) {
             (Location::Path { .. }, Some(group)) if group.is_v2() => Ok(()),
+            (Location::Path { optional, .. }, Some(group)) => match group.add(pid) {
+                Err(error) if *optional && absent(&error) => Ok(()),
+                other => other,
+            },
             (Location::Unit(unit), Some(group)) => {
                 let limits = properties(group, resources)?;
                 Systemd::connect(unit.user)?.start(unit, pid, &limits)?;
@@ -147,24 +150,6 @@ impl ContainerGroup {
                 }
                 limit(group, resources)
             }
-            _ => self.join(pid),
-        }
-    }
-
-    /// Moves one more process in (`exec`). On v2 it can be cloned into `clone_fd` instead.
-    pub fn join(&self, pid: u32) -> Result<(), StepError> {
-        match (&self.location, &self.group) {
-            (Location::Path { optional, .. }, Some(group)) => match group.add(pid) {
-                Err(error) if *optional && absent(&error) => Ok(()),
-                other => other,
-            },
-            (Location::Unit(unit), Some(group)) => match group.add(pid) {
-                // A user may not move processes between units; their systemd may.
-                Err(error) if unit.user && denied(&error) => {
-                    Systemd::connect(unit.user)?.attach(unit, pid)
-                }
-                other => other,
-            },
             _ => Ok(()),
         }
     }
@@ -231,37 +216,6 @@ impl ContainerGroup {
     /// See [`Group::oom_watch`].
     pub fn oom_watch(&self) -> Result<OomWatch, StepError> {
         self.needed("watch for OOM in")?.oom_watch()
-    }
-
-    /// The group of `exec --cgroup SUB`: below the container's own, where the container has made it.
-    pub fn below(&self, sub: &str) -> Result<ContainerGroup, StepError> {
-        let group = self.needed("find a cgroup below that of")?;
-        let parts: Vec<&str> = sub.split('/').filter(|part| !part.is_empty()).collect();
-        if parts.is_empty() {
-            return Ok(self.clone());
-        }
-        let below = group.below(&parts.join("/"))?;
-        if !below.exists() {
-            let cause = "there is no such cgroup below the container's";
-            return Err(refused("find cgroup", below.path(), cause));
-        }
-        Ok(ContainerGroup {
-            location: self.location.clone(),
-            group: Some(below),
-        })
-    }
-
-    /// Where `exec` enters: on v2 the group of the first process, which may have moved itself further down,
-    /// because a group with children holds no processes. Never outside of the container's own.
-    pub fn of_first_process(&self, pid: u32) -> Result<ContainerGroup, StepError> {
-        let Some(group) = self.group.as_ref().filter(|group| group.is_v2()) else {
-            return Ok(self.clone());
-        };
-        let path = format!("/proc/{pid}/cgroup");
-        let text = std::fs::read_to_string(&path).context("read", &path)?;
-        let own = text.lines().find_map(|line| line.strip_prefix("0::/"));
-        let sub = own.and_then(|own| own.strip_prefix(group.path())?.strip_prefix('/'));
-        sub.map_or(Ok(self.clone()), |sub| self.below(sub))
     }
 
     /// See [`Group::freeze`].
@@ -331,7 +285,7 @@ fn is_unprivileged() -> bool {
     !first || !rustix::process::geteuid().is_root()
 }
 
-fn denied(error: &StepError) -> bool {
+pub(super) fn denied(error: &StepError) -> bool {
     let codes = [Errno::ACCESS, Errno::PERM].map(Errno::raw_os_error);
     error.errno.is_some_and(|errno| codes.contains(&errno))
 }

@@ -2,7 +2,8 @@
 //!
 //! A container may have groups of its own below its group. A caller names one by a path below the container's, on v1
 //! also per controller; nobody gets out of the container's group by it. Without a name it is the container's group, but
-//! on v2 a group whose controllers are handed down holds no processes: then it is the one that init is in.
+//! on v2 a group whose controllers are handed down holds no processes: then it is the one that init is in. The same
+//! holds for the v2 mount of a hybrid host, if a limit made a group there.
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -11,9 +12,11 @@ use std::str::FromStr;
 
 use rustix::io::Errno;
 
-use super::container::ContainerGroup;
+use super::container::{ContainerGroup, denied};
 use super::directory::{Directory, failed, refused};
+use super::location::{Location, Unit};
 use super::mounts::Layout;
+use super::systemd::Systemd;
 use super::{Group, Hierarchy};
 use crate::StepError;
 
@@ -55,9 +58,12 @@ impl FromStr for Below {
 pub struct Entrance {
     /// The root of a hierarchy, and the group's path below it.
     groups: Vec<(PathBuf, String)>,
-    unified: bool,
+    /// The process is born in its group.
+    born: bool,
     /// The container can do without a group.
     optional: bool,
+    /// A unit of a user's own systemd: it may move processes where the user may not.
+    unit: Option<Unit>,
 }
 
 impl ContainerGroup {
@@ -67,20 +73,37 @@ impl ContainerGroup {
             return match below.first() {
                 None => Ok(Entrance {
                     groups: Vec::new(),
-                    unified: false,
+                    born: false,
                     optional: true,
+                    unit: None,
                 }),
                 Some(below) => Err(refused(STEP, below, "the container has no cgroup")),
             };
         };
         let groups = match &*group.layout {
-            Layout::V1 { hierarchies, .. } => v1(group, hierarchies, below)?,
+            Layout::V1 {
+                hierarchies,
+                unified,
+            } => {
+                let mut groups = v1(group, hierarchies, below)?;
+                if let Some(root) = unified
+                    && Directory::at(root, &group.path)?.is_some()
+                {
+                    groups.push((root.clone(), or_of_init(group, root, init)?));
+                }
+                groups
+            }
             Layout::V2 { root, .. } => vec![(root.clone(), v2(group, root, below, init)?)],
+        };
+        let unit = match self.location() {
+            Location::Unit(unit) if unit.user => Some(unit.clone()),
+            _ => None,
         };
         Ok(Entrance {
             groups,
-            unified: group.is_v2(),
+            born: group.is_v2() && unit.is_none(),
             optional: self.is_optional() && below.is_empty(),
+            unit,
         })
     }
 }
@@ -88,7 +111,7 @@ impl ContainerGroup {
 impl Entrance {
     /// For CLONE_INTO_CGROUP; None where the process enters by `admit`.
     pub fn clone_fd(&self) -> Result<Option<OwnedFd>, StepError> {
-        match self.groups.first().filter(|_| self.unified) {
+        match self.groups.first().filter(|_| self.born) {
             Some(group) => Ok(self.open(group)?.map(Directory::into_fd)),
             None => Ok(None),
         }
@@ -96,13 +119,23 @@ impl Entrance {
 
     /// Moves a process in that was not born there. On error it may be in some hierarchies already: end it.
     pub fn admit(&self, pid: u32) -> Result<(), StepError> {
-        if self.unified {
+        if self.born {
             return Ok(());
         }
         for group in &self.groups {
-            if let Some(directory) = self.open(group)? {
-                let remedy = "ENOSPC: its cpuset is empty; ESRCH: the process has ended";
-                directory.write("cgroup.procs", &pid.to_string(), remedy)?;
+            let Some(directory) = self.open(group)? else {
+                continue;
+            };
+            let remedy = "ENOSPC: its cpuset is empty; ESRCH: the process has ended";
+            match (
+                directory.write("cgroup.procs", &pid.to_string(), remedy),
+                &self.unit,
+            ) {
+                // A user who comes from outside of what their systemd governs, such as from a session.
+                (Err(error), Some(unit)) if denied(&error) => {
+                    return Systemd::connect(true)?.attach(unit, below_unit(unit, &group.1), pid);
+                }
+                (written, _) => written?,
             }
         }
         Ok(())
@@ -122,6 +155,11 @@ impl Entrance {
             other => Ok(other),
         }
     }
+}
+
+/// What follows the unit's name in the path of a group, as systemd wants to hear it.
+fn below_unit<'a>(unit: &Unit, path: &'a str) -> &'a str {
+    path.split_once(&unit.name).map_or("", |(_, below)| below)
 }
 
 fn v1(

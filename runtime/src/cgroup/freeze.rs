@@ -59,6 +59,15 @@ impl Group {
         })
     }
 
+    /// Freezes it until the guard goes. None: nobody is in it, or it is frozen already and stays so.
+    pub(super) fn hold_still(&self, patience: Duration) -> Result<Option<Still<'_>>, StepError> {
+        if self.processes()?.is_empty() || self.freeze_state()? != Freeze::Thawed {
+            return Ok(None);
+        }
+        self.freeze(patience)?;
+        Ok(Some(Still(self)))
+    }
+
     /// Thaws the subtree. Fine if it is not frozen.
     pub fn thaw(&self) -> Result<(), StepError> {
         match &*self.layout {
@@ -88,6 +97,17 @@ impl Group {
     fn freezer(&self) -> Result<Directory, StepError> {
         self.controller("freezer")?
             .ok_or_else(|| no_controller("freezer", self.path()))
+    }
+}
+
+/// A group that is frozen for a moment.
+#[derive(Debug)]
+pub(super) struct Still<'a>(&'a Group);
+
+impl Drop for Still<'_> {
+    fn drop(&mut self) {
+        // A failure shows: the container is paused, which `state` tells and `resume` ends.
+        self.0.thaw().ok();
     }
 }
 

@@ -93,7 +93,8 @@ pub(super) fn bound(name: &str, value: Option<i64>) -> Result<Option<Bound>, Ste
     }
 }
 
-/// `pids.limit`: 0 is a limit here and means that only the first process may live, as in runc 1.4.
+/// `pids.limit`: 0 is a limit here and means that only the first process may live, as in runc 1.4. An object without
+/// a limit is taken out when a spec is read.
 pub(super) fn pids(resources: &LinuxResources) -> Result<Option<Bound>, StepError> {
     match resources.pids().as_ref().map(|pids| pids.limit()) {
         None => Ok(None),

@@ -148,10 +148,10 @@ impl Systemd {
         self.job("StartTransientUnit", "ssa(sv)a(sa(sv))", body)
     }
 
-    /// Moves a process into a unit that is there.
-    pub(super) fn attach(&mut self, unit: &Unit, pid: u32) -> Result<(), StepError> {
+    /// Moves a process into a unit that is there, or into the group `below` it (`/a/b`, or nothing).
+    pub(super) fn attach(&mut self, unit: &Unit, below: &str, pid: u32) -> Result<(), StepError> {
         let mut body = Writer::default();
-        body.text(&unit.name).text("").numbers(&[pid]);
+        body.text(&unit.name).text(below).numbers(&[pid]);
         self.manager("AttachProcessesToUnit", "ssau", body)
             .map(drop)
             .map_err(|failure| explain("move process to systemd unit", &unit.name, failure))

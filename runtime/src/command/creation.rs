@@ -237,7 +237,7 @@ fn plan_without_process(
 }
 
 /// cgroups(7): the line `0::PATH`.
-fn own_group() -> String {
+pub(super) fn own_group() -> String {
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let own = groups.lines().find_map(|line| line.strip_prefix("0::"));
     own.unwrap_or_default().to_owned()

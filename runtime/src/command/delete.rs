@@ -14,7 +14,7 @@ use super::container::{self, PATIENCE};
 use super::global::Globals;
 use super::options::{Arguments, Given, Opt};
 use crate::StepError;
-use crate::cgroup::{ContainerGroup, Location, Surroundings};
+use crate::cgroup::{ContainerGroup, Driver, Location, Surroundings};
 use crate::error::Context;
 use crate::hooks;
 use crate::resctrl;
@@ -92,12 +92,15 @@ fn by_force(globals: &Globals, directory: StateDirectory) -> Result<(), StepErro
             match directory.is_in_place()? {
                 // It was removed meanwhile, which is what was asked for.
                 false => return Ok(()),
-                true if Instant::now() < deadline => continue,
-                true => return Err(refused),
+                true if Instant::now() >= deadline => return Err(refused),
+                true => continue,
             }
         };
         if let Some(record) = &record {
             end_processes(record)?;
+        }
+        if Instant::now() >= deadline {
+            return Err(refused);
         }
         if directory.lock(ROUND).is_err() && directory.locked_by()? == Some(holder) {
             globals.log.warning(&format!(
@@ -108,24 +111,49 @@ fn by_force(globals: &Globals, directory: StateDirectory) -> Result<(), StepErro
     }
 }
 
-/// A damaged record must not keep a container from being removed: the kept config.json still tells its cgroup.
+/// A damaged record must not keep a container from being removed.
 fn readable(globals: &Globals, directory: &StateDirectory) -> Option<Record> {
-    match directory.record() {
-        Ok(record) => record,
-        Err(error) => {
-            globals.log.warning(&error.to_string());
-            let spec = directory.config().ok()?;
-            let path = spec.linux().as_ref()?.cgroups_path().clone();
-            let surroundings = Surroundings {
-                driver: globals.driver,
-                id: directory.id(),
-                rootless: globals.rootless,
-                own_group: "",
-            };
-            let location = Location::of(path.as_deref(), &surroundings).ok()?;
-            Some(Record::of_damaged(directory.id(), location))
-        }
-    }
+    let error = match directory.record() {
+        Ok(record) => return record,
+        Err(error) => error,
+    };
+    globals.log.warning(&error.to_string());
+    let remains = directory.remains_of_record();
+    let cgroup = remains.cgroup.or_else(|| by_config(globals, directory))?;
+    Some(Record {
+        init: remains.init,
+        ..Record::of_damaged(directory.id(), cgroup)
+    })
+}
+
+/// Where the kept config.json lets the cgroup be: under the driver that is asked for now or, if there is nothing, under
+/// the other one.
+fn by_config(globals: &Globals, directory: &StateDirectory) -> Option<Location> {
+    let spec = directory.config().ok()?;
+    let path = spec.linux().as_ref()?.cgroups_path().clone();
+    let own_group = match globals.rootless {
+        true => super::creation::own_group(),
+        false => String::new(),
+    };
+    let under = |driver| {
+        let surroundings = Surroundings {
+            driver,
+            id: directory.id(),
+            rootless: globals.rootless,
+            own_group: &own_group,
+        };
+        Location::of(path.as_deref(), &surroundings).ok()
+    };
+    let exists = |location: &Location| {
+        ContainerGroup::open(location)
+            .is_ok_and(|group| group.group().is_some_and(|group| group.exists()))
+    };
+    let drivers = [globals.driver, Driver::Cgroupfs, Driver::Systemd];
+    let mut candidates = drivers.into_iter().filter_map(under);
+    candidates
+        .clone()
+        .find(exists)
+        .or_else(|| candidates.next())
 }
 
 /// Ends what runs, removes the cgroup, tells the poststop hooks, removes the record: in this order, so that

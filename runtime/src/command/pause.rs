@@ -7,7 +7,7 @@ use super::container::Container;
 use super::global::Globals;
 use super::options::{Arguments, Given};
 use crate::StepError;
-use crate::cgroup::ContainerGroup;
+use crate::cgroup::{ContainerGroup, Freeze};
 use crate::state::Status;
 
 pub(super) const PAUSE: Command = Command {
@@ -51,11 +51,14 @@ fn resume(globals: &Globals, given: &Given) -> Result<u8, StepError> {
     let directory = globals.root.open(given.id()?)?;
     let _lock = directory.lock(LOCK_PATIENCE)?;
     let container = Container::of(directory)?;
+    let group = ContainerGroup::open(&container.record.cgroup)?;
     match container.status()? {
         Status::Paused => {}
+        // A pause that never came to its end, as one of the processes could not be stopped.
+        Status::Running | Status::Created if group.freeze_state()? != Freeze::Thawed => {}
         status => return Err(refused("resume", &container, status)),
     }
-    ContainerGroup::open(&container.record.cgroup)?.thaw()?;
+    group.thaw()?;
     Ok(0)
 }
 

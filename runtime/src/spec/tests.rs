@@ -232,3 +232,18 @@ proptest! {
         drop(parse::<Spec>(&text, "x"));
     }
 }
+
+#[test]
+fn a_process_limit_that_is_not_given_is_none_and_zero_is_one() {
+    let limit = |pids: Value| {
+        let config = read(|spec| spec["linux"]["resources"] = json!({"pids": pids})).unwrap();
+        let resources = config.spec.linux().as_ref().unwrap().resources().clone();
+        resources.unwrap().pids().map(|pids| pids.limit())
+    };
+    assert_eq!(limit(json!({})), None);
+    assert_eq!(limit(json!({"limit": 0})), Some(0));
+    assert_eq!(limit(json!({"limit": 9})), Some(9));
+    let update = |text: &str| parse_resources(text.as_bytes(), "x").unwrap();
+    assert!(update(r#"{"pids":{}}"#).pids().is_none());
+    assert!(update(r#"{"pids":{"limit":0}}"#).pids().is_some());
+}

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use longshore_runtime::cgroup::Hierarchy;
 use serde_json::Value;
 
+use super::driver::{self, Place};
 use super::{APPLETS, BUSYBOX, base_spec, mounts, own_mount_namespace};
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -55,7 +56,7 @@ impl Bundle {
 
     /// Writes config.json.
     pub(crate) fn configure(&self, args: &[&str], change: impl FnOnce(&mut Value)) {
-        let mut spec = base_spec(args, &format!("/{}/c1", self.cgroup));
+        let mut spec = base_spec(args, &self.place().spec);
         spec["root"]["path"] = "rootfs".into();
         change(&mut spec);
         std::fs::write(self.path().join("config.json"), spec.to_string()).unwrap();
@@ -67,6 +68,7 @@ impl Bundle {
         command
             .arg("--root")
             .arg(self.state_root())
+            .args(driver::flags())
             .args(args)
             .current_dir(self.path());
         command
@@ -110,16 +112,18 @@ impl Bundle {
         self.directory.path().join("root")
     }
 
+    fn place(&self) -> Place {
+        driver::place(&format!("{}/c1", self.cgroup))
+    }
+
     /// Nothing of container `c1` is left.
     pub(crate) fn assert_nothing_left(&self) {
         assert!(
             !self.state_root().join("c1").exists(),
             "a state directory is left"
         );
-        let group = Hierarchy::of_host()
-            .unwrap()
-            .group(&format!("{}/c1", self.cgroup))
-            .unwrap();
+        let group = self.place().group;
+        let group = Hierarchy::of_host().unwrap().group(&group).unwrap();
         assert!(!group.exists(), "the cgroup is left");
         assert_eq!(mounts(), self.mounts, "mounts are left");
     }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use longshore_runtime::cgroup::{Group, Hierarchy};
 use serde_json::{Value, json};
 
+use super::driver::{self, Place};
 use super::{APPLETS, BUSYBOX, base_spec, eventually, own_mount_namespace};
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -39,7 +40,7 @@ impl Bundle {
         }
         let passwd = "root:x:0:0::/root:/bin/sh\nweb:x:33:33::/srv/web:/bin/sh\n";
         std::fs::write(bundle.image("etc/passwd"), passwd).unwrap();
-        let mut spec = base_spec(&["/bin/sleep", "1000"], &bundle.cgroup);
+        let mut spec = base_spec(&["/bin/sleep", "1000"], &bundle.place().spec);
         spec["root"] = json!({"path": "rootfs"});
         change(&mut spec);
         let text = serde_json::to_vec(&spec).unwrap();
@@ -63,7 +64,12 @@ impl Bundle {
     }
 
     pub(crate) fn group(&self) -> Group {
-        Hierarchy::of_host().unwrap().group(&self.cgroup).unwrap()
+        let group = self.place().group;
+        Hierarchy::of_host().unwrap().group(&group).unwrap()
+    }
+
+    fn place(&self) -> Place {
+        driver::place(&self.cgroup)
     }
 
     /// The program, in the bundle's directory.
@@ -72,6 +78,7 @@ impl Bundle {
         command
             .arg("--root")
             .arg(self.path("state"))
+            .args(driver::flags())
             .args(args)
             .current_dir(self.directory.path())
             .stdin(Stdio::null());

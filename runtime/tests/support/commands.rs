@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use longshore_runtime::cgroup::{Group, Hierarchy};
 use serde_json::{Value, json};
 
+use super::driver::{self, Place};
 use super::{APPLETS, BUSYBOX};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_longshore-runtime");
@@ -43,8 +44,12 @@ impl Cli {
 
     /// The cgroup of a container of the test's.
     pub(crate) fn group(&self, id: &str) -> Group {
-        let path = format!("{}/{id}", self.cgroup);
+        let path = self.place(id).group;
         Hierarchy::of_host().unwrap().group(&path).unwrap()
+    }
+
+    pub(crate) fn place(&self, id: &str) -> Place {
+        driver::place(&format!("{}/{id}", self.cgroup))
     }
 
     /// A bundle for the container of this name, with a busybox as its root.
@@ -70,7 +75,7 @@ impl Cli {
                 std::os::unix::fs::symlink("busybox", bin.join(applet)).unwrap();
             }
         }
-        let mut spec = super::base_spec(args, &format!("/{}/{id}", self.cgroup));
+        let mut spec = super::base_spec(args, &self.place(id).spec);
         spec["root"] = json!({"path": "rootfs"});
         spec["ociVersion"] = json!("1.0.2");
         change(&mut spec);
@@ -80,7 +85,8 @@ impl Cli {
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
-        command.arg("--root").arg(self.root()).args(args);
+        command.arg("--root").arg(self.root());
+        command.args(driver::flags()).args(args);
         command.stdin(Stdio::null());
         command
     }

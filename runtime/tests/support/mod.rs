@@ -8,6 +8,8 @@
 pub(crate) mod bundle;
 pub(crate) mod cli;
 pub(crate) mod commands;
+pub(crate) mod driver;
+pub(crate) mod skip;
 
 use std::fs::File;
 use std::io::Read;
@@ -175,7 +177,7 @@ impl Drop for Host {
 
 /// Waits for a condition that the kernel brings about by itself, such as a dead monitor leaving /proc.
 pub(crate) fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
     while !condition() {
         assert!(std::time::Instant::now() < deadline, "not in time: {what}");
         std::thread::yield_now();

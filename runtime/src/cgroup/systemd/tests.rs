@@ -247,7 +247,7 @@ fn limits_are_changed_at_run_time_and_no_limits_need_no_call() {
     systemd
         .set(&unit(), &[("CPUWeight", Value::U64(5))])
         .unwrap();
-    systemd.attach(&unit(), 9).unwrap();
+    systemd.attach(&unit(), "", 9).unwrap();
     drop(systemd);
     let calls = fake.calls();
     assert_eq!(
