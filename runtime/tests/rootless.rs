@@ -265,3 +265,47 @@ fn a_user_limits_a_container_in_a_group_that_was_delegated() {
     assert!(!inner.exists());
     group.remove().unwrap();
 }
+
+/// A user whose systemd runs (`loginctl enable-linger`) gets limits from it, also when they come from a session that it
+/// does not govern: from there only systemd may move a process in.
+#[test]
+#[ignore = "needs root"]
+fn a_user_s_own_systemd_limits_the_container_and_moves_exec_into_it() {
+    if !Path::new(&format!("/run/user/{USER}/bus")).exists() {
+        return support::skip::skip("the user has no systemd of their own");
+    }
+    let home = Home::new(&["/bin/sleep", "1000"], |spec| {
+        spec["linux"]["resources"] = json!({"pids": {"limit": 20}, "memory": {"limit": 64 << 20}});
+    });
+    let systemd = |words: &[&str]| home.succeed(&[&["--systemd-cgroup"], words].concat());
+    systemd(&["run", "--detach", "c1"]);
+    let service = format!("user.slice/user-{USER}.slice/user@{USER}.service");
+    let scope = Path::new("/sys/fs/cgroup")
+        .join(service)
+        .join("user.slice/longshore-c1.scope");
+    let limit = |name: &str| std::fs::read_to_string(scope.join(name)).unwrap_or_default();
+    assert_eq!(
+        (limit("pids.max").trim(), limit("memory.max").trim()),
+        ("20", "67108864")
+    );
+    systemd(&[
+        "exec",
+        "--detach",
+        "--pid-file",
+        "pid",
+        "c1",
+        "/bin/sleep",
+        "1000",
+    ]);
+    let pid = std::fs::read_to_string(home.path("bundle/pid")).unwrap();
+    assert!(
+        limit("cgroup.procs").lines().any(|line| line == pid.trim()),
+        "{pid}"
+    );
+    systemd(&["update", "--pids-limit", "30", "c1"]);
+    assert_eq!(limit("pids.max").trim(), "30");
+    systemd(&["pause", "c1"]);
+    systemd(&["resume", "c1"]);
+    systemd(&["delete", "--force", "c1"]);
+    assert!(!scope.exists());
+}
