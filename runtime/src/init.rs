@@ -34,7 +34,9 @@ use rustix::net::SocketFlags;
 use crate::StepError;
 use crate::error::Context;
 use crate::launch::{Door, Root};
-use crate::plan::{CapabilitySets, Environment, Hook, HookKind, Namespace, Plan, Step, Terminal};
+use crate::plan::{
+    CapabilitySets, Environment, Hook, HookKind, Namespace, Plan, RootChange, Step, Terminal,
+};
 use crate::seccomp::{self, Filter, Handover};
 
 pub(crate) use descriptors::{Descriptors, Shape};
@@ -213,11 +215,16 @@ impl Walk {
 
     /// The steps that build the file system.
     fn take_mount(&mut self, step: &Step) -> Result<(), StepError> {
-        if let Step::AttachRoot { path, propagation } = step {
+        if let Step::AttachRoot {
+            path,
+            propagation,
+            way,
+        } = step
+        {
             let root = self.host_root.take();
             let root = root.ok_or_else(|| out_of_order("attach root", path))?;
             let mount = root.into_mount()?;
-            self.build.attach_root(&mount, path, *propagation)?;
+            self.build.attach_root(&mount, path, *propagation, *way)?;
             self.attached_root = Some(mount);
             return Ok(());
         }
@@ -228,6 +235,11 @@ impl Walk {
             let root = self.host_root.take();
             let root = root.ok_or_else(|| out_of_order("pivot root", Path::new("/")))?;
             return self.build.enter(&root.into_mount()?, *propagation, *way);
+        }
+        if *step == Step::EnterRoot {
+            let root = self.host_root.take();
+            let root = root.ok_or_else(|| out_of_order("enter root", Path::new("/")))?;
+            return self.build.reenter(&root.into_mount()?, RootChange::Stay);
         }
         if let Step::Terminal(wanted) = step {
             return self.open_terminal(wanted);

@@ -3,8 +3,6 @@
 //! [`Plan::of`] turns an OCI spec and what this host can do into steps. It is pure: no file, no clock,
 //! no system call, so that a plan can be read as text and a review sees a change of the order. The text
 //! (`Display`) shows the names of environment variables and never their values.
-//!
-//! Deliberately absent, and refused by name: hooks, id-mapped mounts, network devices, shared propagation.
 
 mod attribute;
 mod capabilities;
@@ -27,7 +25,7 @@ mod terminal;
 mod text;
 mod user;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxResources, Spec};
 use serde::{Deserialize, Serialize};
@@ -120,11 +118,26 @@ impl Plan {
     /// Leaves the host's tree by chroot(2): where the host runs from its initial ramfs, pivot_root(2) cannot.
     pub fn without_pivot(mut self) -> Plan {
         for step in &mut self.steps {
-            if let Step::PivotRoot { way, .. } = step {
+            if let Step::PivotRoot { way, .. } = step
+                && *way == RootChange::Pivot
+            {
                 *way = RootChange::Chroot;
             }
         }
         self
+    }
+
+    /// Where the root is attached for good, in the host's mount namespace, if the container has none of its own.
+    /// Whoever launches the plan names a place of its own there, and unmounts it in the end.
+    pub(crate) fn lasting_root(&mut self) -> Option<&mut PathBuf> {
+        self.steps.iter_mut().find_map(|step| match step {
+            Step::AttachRoot {
+                path,
+                way: RootChange::Stay,
+                ..
+            } => Some(path),
+            _ => None,
+        })
     }
 }
 

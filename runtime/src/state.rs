@@ -5,6 +5,7 @@
 //! | `state.json`  | the cgroup (before it is made), the phase, the first process |
 //! | `config.json` | the spec as it was at `create`, whatever the bundle says later |
 //! | `start.sock`  | where the waiting init hears `start` |
+//! | `root`        | where the root is mounted of a container that has no mount namespace of its own |
 //!
 //! The directory's name is the container's id, and mkdir(2) makes it unique. `state.json` appears by rename.
 //! Beside the directories lies `.lock`, of which a command that changes a container locks that container's byte. It
@@ -18,12 +19,14 @@ mod lock;
 mod record;
 mod root;
 
+use std::ffi::CStr;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
 
 use crate::StepError;
 use crate::error::Context;
@@ -37,6 +40,7 @@ pub(crate) use record::{OCI_VERSION, Record, Status, VERSION};
 pub(crate) use root::Root;
 
 const STATE: &str = "state.json";
+const ROOT: &str = "root";
 /// Annotations are part of it, and nobody bounds those but the size of a config.json.
 const STATE_MAX: u64 = 32 << 20;
 
@@ -135,6 +139,14 @@ impl StateDirectory {
             .context("write", subject)
     }
 
+    /// Makes a place for a root that is mounted in the host's mount namespace; [`StateDirectory::remove`] unmounts it.
+    pub(crate) fn make_root(&self) -> Result<PathBuf, StepError> {
+        let path = self.path.join(ROOT);
+        rustix::fs::mkdirat(&self.fd, ROOT, Mode::from_raw_mode(0o700))
+            .context("make", path.display())?;
+        Ok(path)
+    }
+
     /// Takes the lock, waiting for at most `patience` for a command that holds it.
     pub(crate) fn lock(&self, patience: std::time::Duration) -> Result<Lock, StepError> {
         let lock = lock::take(self.root(), &self.id, patience)?;
@@ -173,7 +185,7 @@ impl StateDirectory {
         removed.context("remove", self.path.display())
     }
 
-    /// Everything below goes. Nothing outside is reached: no symlink is followed.
+    /// Everything below goes. Nothing outside is reached: no symlink is followed, and what is mounted is unmounted.
     fn empty(&self, directory: BorrowedFd<'_>, path: &Path) -> Result<(), StepError> {
         let names = rustix::fs::Dir::read_from(directory).context("list", path.display())?;
         for entry in names {
@@ -183,10 +195,9 @@ impl StateDirectory {
                 continue;
             }
             if entry.file_type() == FileType::Directory {
-                let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let inner = rustix::fs::openat(directory, name, flags, Mode::empty())
-                    .context("open", path.display())?;
-                self.empty(inner.as_fd(), &path.join(name.to_string_lossy().as_ref()))?;
+                let path = path.join(name.to_string_lossy().as_ref());
+                let inner = open_without_mounts(directory, name, &path)?;
+                self.empty(inner.as_fd(), &path)?;
                 self.unlink(directory, name, AtFlags::REMOVEDIR)?;
             } else {
                 self.unlink(directory, name, AtFlags::empty())?;
@@ -209,6 +220,25 @@ impl StateDirectory {
 impl AsFd for StateDirectory {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// A directory that nothing is mounted on any more.
+fn open_without_mounts(
+    directory: BorrowedFd<'_>,
+    name: &CStr,
+    path: &Path,
+) -> Result<OwnedFd, StepError> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let within = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
+    loop {
+        match rustix::fs::openat2(directory, name, flags, Mode::empty(), within) {
+            Err(Errno::XDEV) => unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+                .context("unmount", path.display())?,
+            // A rename elsewhere on the host may have got in between.
+            Err(Errno::AGAIN) => {}
+            other => return other.context("open", path.display()),
+        }
     }
 }
 

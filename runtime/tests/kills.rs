@@ -237,6 +237,19 @@ fn run_with_a_stage_dies_at_each_of_its_calls() {
     die_at_each_call(&place, &[], &["run", "--detach"]);
 }
 
+/// Its root is mounted in the host's tree, where no end of a process unmounts it.
+#[test]
+#[ignore = "needs root"]
+fn in_the_host_s_mount_namespace_run_and_its_init_die_at_each_of_their_calls() {
+    let _alone = ALONE.lock();
+    let place = Place::new("hosted", |spec| {
+        let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|namespace| namespace["type"] != "mount");
+    });
+    die_at_each_call(&place, &[], &["run", "--detach"]);
+    child_dies_at_each_call(&place, &["run", "--detach"], 1);
+}
+
 #[test]
 #[ignore = "needs root"]
 fn start_and_delete_die_at_each_of_their_calls() {

@@ -119,6 +119,12 @@ pub(super) fn create(
         // What is in the group is another's: nothing but the directory is undone.
         Err(error) => return Err(and_left(error, directory.remove(lock))),
     };
+    if let Some(place) = plan.lasting_root() {
+        match directory.make_root() {
+            Ok(path) => *place = path,
+            Err(error) => return Err(and_left(error, directory.remove(lock))),
+        }
+    }
     let mut record = record(globals, id, bundle, root, &config, &plan);
     plan.state = record.oci_state(Status::Creating, None);
     let made = Making {

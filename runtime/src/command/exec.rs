@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use oci_spec::runtime::Process;
+use rustix::fs::{Mode, OFlags};
 
 use super::Command;
 use super::container::Container;
@@ -20,11 +21,12 @@ use super::preserved;
 use crate::StepError;
 use crate::cgroup::{Below, ContainerGroup};
 use crate::console::ConsoleSocket;
+use crate::error::Context;
 use crate::foreground::Foreground;
-use crate::launch::{Admission, Door, Init, NewInit};
-use crate::plan::{Asked, ExecUser, HostFacts, Plan};
+use crate::launch::{Admission, Door, Init, NewInit, Root};
+use crate::plan::{Asked, ExecUser, HostFacts, Plan, Step};
 use crate::state::Status;
-use crate::{pid_file, spec};
+use crate::{pid_file, record, spec};
 
 pub(super) const COMMAND: Command = Command {
     name: "exec",
@@ -215,10 +217,14 @@ fn launch(
         .collect::<Result<_, _>>()?;
     let group = ContainerGroup::open(&container.record.cgroup)?;
     let entrance = group.entrance(&below, first.pid)?;
+    let host_mounts = plan.steps.contains(&Step::EnterRoot);
     let new = NewInit {
         plan,
         admission: Admission::Join(&entrance),
-        root: None,
+        root: match host_mounts {
+            true => Some(root_of(&first)?.ok_or_else(gone)?),
+            false => None,
+        },
         container: Some(pidfd),
         stdio: super::stdio::own()?,
         preserved,
@@ -226,6 +232,14 @@ fn launch(
         environment: &mut |_| Ok(()),
     };
     new.launch()
+}
+
+/// The root of the container's first process. None if it has ended: then its pid may be another's by now.
+fn root_of(first: &record::Process) -> Result<Option<Root>, StepError> {
+    let path = format!("/proc/{}/root", first.pid);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(&path, flags, Mode::empty()).context("open root", path)?;
+    Ok(first.is_alive()?.then_some(Root::Mount(root)))
 }
 
 /// Tells where the process is, and who has its terminal.

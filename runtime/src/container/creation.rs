@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use longshore_sys::{MountAttributes, mount_setattr};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
@@ -156,7 +156,13 @@ impl Runtime {
 fn refuse_surroundings(spec: &Spec) -> Result<(), StepError> {
     let linux = spec.linux().as_ref();
     let devices = linux.and_then(|linux| linux.net_devices().as_ref());
+    let namespaces = linux.and_then(|linux| linux.namespaces().as_deref());
+    let mut namespaces = namespaces.unwrap_or_default().iter();
     let asked = [
+        (
+            !namespaces.any(|namespace| namespace.typ() == LinuxNamespaceType::Mount),
+            "root in the host's mount namespace",
+        ),
         (spec.hooks().is_some(), "hooks"),
         (
             devices.is_some_and(|all| !all.is_empty()),

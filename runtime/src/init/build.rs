@@ -59,8 +59,10 @@ impl Build {
         mount: &OwnedFd,
         path: &Path,
         spread: Spread,
+        way: RootChange,
     ) -> Result<(), StepError> {
-        filesystem::attach_root(mount, path, spread)?;
+        self.way = way;
+        filesystem::attach_root(mount, path, spread, way)?;
         let root = rustix::io::fcntl_dupfd_cloexec(mount, 0);
         self.root = Some(root.context("attach root", path.display())?);
         Ok(())

@@ -2,7 +2,7 @@
 //!
 //! The order is security, and each block below says why it stands where it does.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{Linux, Process, Spec};
 
@@ -54,6 +54,9 @@ impl Plan {
         };
         let around = Around::of(linux, host, &namespaces);
         let mut mounts = Mounts::of(spec.mounts().as_deref().unwrap_or_default(), &around)?;
+        if namespaces.root_change() == RootChange::Stay {
+            refuse_other_root(spec)?;
+        }
         let devices = Devices::of(linux, &mounts.attach, &around)?;
         let labels = label::of_process(process, host)?;
         let sysctls = sysctl::of(spec)?;
@@ -70,27 +73,32 @@ impl Plan {
         plan.network_devices = network_device::of(linux)?;
         plan.resctrl = linux.intel_rdt().as_ref().map(resctrl::of).transpose()?;
         let terminal = terminal::for_init(process)?;
+        let way = namespaces.root_change();
         let early = !hooks.create_container.is_empty() || hooks.by_parent.of_creation();
-        let root = spec.root().as_ref().filter(|_| early);
-        if let Some(root) = root {
+        let root = spec.root().as_ref();
+        if let Some(root) = root.filter(|_| early || way == RootChange::Stay) {
             // The OCI text: what these hooks find is furnished, and the root has not been changed.
-            plan.open(linux, &mounts, &devices, &around);
+            plan.open(linux, &mounts, &devices, &around, way);
             let propagation = Spread::of_root(linux.rootfs_propagation().as_deref())?;
             let path = root.path().clone();
-            plan.steps.push(Step::AttachRoot { path, propagation });
+            plan.steps.push(Step::AttachRoot {
+                path,
+                propagation,
+                way,
+            });
             plan.steps.push(Step::ClearUmask);
             plan.steps.extend(mounts.attach);
             plan.steps.extend(devices.make);
             plan.steps.push(Step::Umask(0o022));
             plan.hooks(hooks.by_parent, hooks.create_container);
             plan.write_proc(labels, sysctls);
-            plan.change_root(linux)?;
+            plan.change_root(linux, way)?;
             plan.steps.extend(terminal);
         } else {
             plan.hooks(hooks.by_parent, hooks.create_container);
             plan.write_proc(labels, sysctls);
-            plan.open(linux, &mounts, &devices, &around);
-            plan.change_root(linux)?;
+            plan.open(linux, &mounts, &devices, &around, way);
+            plan.change_root(linux, way)?;
             plan.steps.extend(mounts.attach);
             plan.steps.extend(devices.make);
             // Once /dev is whole, and before anything of it may be read-only or hidden.
@@ -219,7 +227,16 @@ impl Plan {
 
     /// Everything that comes from the host is opened before the container's files can be touched, then the
     /// host's tree goes away altogether: what follows cannot resolve to a host path, whatever the image holds.
-    fn open(&mut self, linux: &Linux, mounts: &Mounts, devices: &Devices, around: &Around) {
+    ///
+    /// Unless the mount namespace is the host's: its mounts are left alone.
+    fn open(
+        &mut self,
+        linux: &Linux,
+        mounts: &Mounts,
+        devices: &Devices,
+        around: &Around,
+        way: RootChange,
+    ) {
         let masks = linux
             .masked_paths()
             .as_ref()
@@ -233,15 +250,13 @@ impl Plan {
         self.opened.extend(early.into_iter().chain(before.cloned()));
         let open = [&mounts.open, &devices.open].into_iter().flatten();
         self.steps.extend(late.into_iter().chain(open.cloned()));
-        self.steps.push(Step::IsolateMounts);
+        let own = way != RootChange::Stay;
+        self.steps.extend(own.then_some(Step::IsolateMounts));
     }
 
-    fn change_root(&mut self, linux: &Linux) -> Result<(), StepError> {
+    fn change_root(&mut self, linux: &Linux, way: RootChange) -> Result<(), StepError> {
         let propagation = Spread::of_root(linux.rootfs_propagation().as_deref())?;
-        self.steps.push(Step::PivotRoot {
-            propagation,
-            way: RootChange::default(),
-        });
+        self.steps.push(Step::PivotRoot { propagation, way });
         self.steps.push(Step::ClearUmask);
         Ok(())
     }
@@ -412,6 +427,24 @@ fn cgroup(spec: &Spec) -> Result<Location, StepError> {
         own_group: "",
     };
     Location::of(Some(path), &surroundings)
+}
+
+/// A mount that takes the place of the root would take that of the host's.
+fn refuse_other_root(spec: &Spec) -> Result<(), StepError> {
+    let is_root = |destination: &Path| {
+        destination
+            .components()
+            .all(|part| part == Component::RootDir)
+    };
+    let mut mounts = spec.mounts().iter().flatten();
+    match mounts.find(|mount| is_root(mount.destination())) {
+        None => Ok(()),
+        Some(mount) => Err(StepError::refused(
+            "plan mount",
+            mount.destination().display(),
+            "the root can be replaced only in a mount namespace of the container's own; list one",
+        )),
+    }
 }
 
 fn missing(field: &str) -> StepError {

@@ -56,9 +56,13 @@ impl Plan {
         let listed = namespaces::listed(linux)?.into_iter();
         let namespaces: Vec<Namespace> = listed.map(|(kind, _)| kind).collect();
         let other_user = namespaces.contains(&Namespace::User);
+        let root = match namespaces.contains(&Namespace::Mount) {
+            // Of the container, in which this process is: the root that mount_namespaces(7) gave it.
+            true => Step::OpenRoot,
+            false => Step::EnterRoot,
+        };
         plan.stage(process, namespaces, &labels, host)?;
-        // Of the container, in which this process is: the root that mount_namespaces(7) gave it.
-        plan.steps.push(Step::OpenRoot);
+        plan.steps.push(root);
         plan.keyring(&labels);
         plan.steps.extend(terminal::for_exec(process)?);
         let cwd = absolute("working directory", process.cwd())?;
@@ -96,7 +100,10 @@ impl Plan {
         }
         self.stage
             .extend((!host.privileged).then_some(Step::Undumpable));
-        self.stage.push(Step::JoinContainer(namespaces));
+        // setns(2) to none at all is an error.
+        let any = !namespaces.is_empty();
+        self.stage
+            .extend(any.then(|| Step::JoinContainer(namespaces)));
         if other_user {
             self.stage.push(Step::BecomeBuilder);
             // A change of ids makes a process dumpable again.

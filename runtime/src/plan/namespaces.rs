@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Linux, LinuxNamespaceType};
 
 use super::facts::HostFacts;
-use super::step::{Joined, Namespace, Step, TimeOffsets};
+use super::step::{Joined, Namespace, RootChange, Step, TimeOffsets};
 use super::user::UserNamespace;
 use crate::StepError;
 
@@ -37,14 +37,11 @@ impl Namespaces {
                 None => sorted.clone.push(kind),
             }
         }
-        if !sorted.clone.contains(&Namespace::Mount) && !sorted.joins(Namespace::Mount) {
-            return Err(StepError::refused(
-                STEP,
-                Namespace::Mount,
-                "a container needs a new one",
-            ));
-        }
         sorted.user = sorted.user(linux, host)?;
+        if sorted.other_user() && sorted.root_change() == RootChange::Stay {
+            let cause = "whoever is in a user namespace may mount nothing in the host's; list one";
+            return Err(StepError::refused(STEP, Namespace::Mount, cause));
+        }
         sorted.time = time(linux, new_time)?;
         if let Some(user) = &mut sorted.user {
             user.of_stage = !host.privileged && sorted.time.is_some();
@@ -54,6 +51,14 @@ impl Namespaces {
 
     pub(super) fn joins(&self, kind: Namespace) -> bool {
         self.join.iter().any(|joined| joined.namespace == kind)
+    }
+
+    /// The OCI text: a namespace that is not listed is the runtime's own.
+    pub(super) fn root_change(&self) -> RootChange {
+        match self.clone.contains(&Namespace::Mount) || self.joins(Namespace::Mount) {
+            true => RootChange::Pivot,
+            false => RootChange::Stay,
+        }
     }
 
     /// Whether init ends up in a user namespace that is not its parent's.

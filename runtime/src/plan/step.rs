@@ -124,12 +124,15 @@ pub enum Step {
     OpenNull,
     /// Cut the mount propagation between this mount namespace and the host's.
     IsolateMounts,
-    /// Attach the detached root mount at its own path, where hooks look for it, until the root is changed.
+    /// Attach the detached root mount in the host's tree: at its own path, where hooks look for it, until the root is
+    /// changed; or for good, where there is no mount namespace to attach it in instead.
     AttachRoot {
         /// The path on the host.
         path: PathBuf,
         /// Propagation of the container's root.
         propagation: Spread,
+        /// How the root will be changed.
+        way: RootChange,
     },
     /// Attach the detached root mount unless it is attached already, pivot_root(2) to it, detach the host's tree.
     PivotRoot {
@@ -179,6 +182,8 @@ pub enum Step {
     JoinContainer(Vec<Namespace>),
     /// exec: what is `/` after the container's mount namespace was joined is the container's root.
     OpenRoot,
+    /// exec: chroot(2) to the root of the container's first process, whose mount namespace is the host's.
+    EnterRoot,
     /// exec: chdir(2) inside the root to a directory that must be there.
     EnterDirectory(PathBuf),
     /// sd_listen_fds(3): tell the program of the descriptors that it is given from 3 on.
@@ -257,6 +262,8 @@ pub enum RootChange {
     Pivot,
     /// chroot(2), for a host that runs from its initial ramfs; every mount of the host is detached first.
     Chroot,
+    /// chroot(2) alone: the mount namespace is the host's, whose mounts stay as they are.
+    Stay,
 }
 
 /// The source of a bind mount.

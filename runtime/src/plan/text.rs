@@ -103,6 +103,7 @@ impl fmt::Display for Step {
                 write!(f, "join container's {}", names.join(" "))
             }
             Step::OpenRoot => write!(f, "open root"),
+            Step::EnterRoot => write!(f, "enter root of container's first process"),
             Step::ReadOnlyPath(path) => write!(f, "read-only {}", path.display()),
             Step::MaskPath(path) => write!(f, "mask {}", path.display()),
             Step::ReadOnlyRoot => write!(f, "read-only root"),

@@ -48,16 +48,22 @@ pub(in crate::init) fn change_root(
     reroot(root, way)
 }
 
-/// Attaches the detached mount over its own path on the host, where it stays until the root is changed.
+/// Attaches the detached mount in the host's tree, where it stays until the root is changed, or for good.
 pub(in crate::init) fn attach_root(
     root: &OwnedFd,
     path: &Path,
     spread: Spread,
+    way: RootChange,
 ) -> Result<(), StepError> {
     cut_off(root, spread)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let target = rustix::fs::open(path, flags, Mode::empty()).context(STEP, path.display())?;
-    attach(root.as_fd(), target.as_fd()).context(STEP, path.display())
+    attach(root.as_fd(), target.as_fd()).context(STEP, path.display())?;
+    match way {
+        // Where the host's mounts propagate, what is attached to them does so too.
+        RootChange::Stay => cut_off(root, spread),
+        RootChange::Pivot | RootChange::Chroot => Ok(()),
+    }
 }
 
 /// Not shared yet: pivot_root refuses that, and nothing may reach the mount this was cloned from.
@@ -73,7 +79,9 @@ fn cut_off(root: &OwnedFd, spread: Spread) -> Result<(), StepError> {
 pub(in crate::init) fn reroot(mount: &OwnedFd, way: RootChange) -> Result<OwnedFd, StepError> {
     rustix::process::fchdir(mount).context("change directory", "root directory")?;
     match way {
-        RootChange::Chroot => rustix::process::chroot(c".").context("change root", ".")?,
+        RootChange::Chroot | RootChange::Stay => {
+            rustix::process::chroot(c".").context("change root", ".")?;
+        }
         RootChange::Pivot => {
             // pivot_root(2) "pivot_root(\".\", \".\")": the old root ends up on top of the new one and is then detached.
             rustix::process::pivot_root(c".", c".").map_err(explain)?;

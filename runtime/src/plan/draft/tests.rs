@@ -138,6 +138,35 @@ fn lines(plan: &Plan, words: &[&str]) -> String {
     kept.collect::<Vec<_>>().join("\n")
 }
 
+/// Isolation or a pivot there would be the host's.
+#[test]
+fn in_the_host_s_mount_namespace_nothing_of_the_host_s_tree_is_changed() {
+    let plan = plan(|spec| drop(namespaces_of(spec).remove(1))).unwrap();
+    for plan in [plan.clone(), plan.without_pivot()] {
+        let of_root = |step: &&Step| {
+            matches!(
+                step,
+                Step::IsolateMounts | Step::AttachRoot { .. } | Step::PivotRoot { .. }
+            )
+        };
+        let steps: Vec<String> = plan
+            .steps
+            .iter()
+            .filter(of_root)
+            .map(Step::to_string)
+            .collect();
+        assert_eq!(
+            steps,
+            [
+                "attach root x, rprivate",
+                "chroot in the host's mount namespace, rprivate"
+            ]
+        );
+        let mut plan = plan;
+        assert!(plan.lasting_root().is_some());
+    }
+}
+
 #[test]
 fn sysctls_are_written_through_the_hosts_proc_in_the_containers_namespaces() {
     let plan = plan(|spec| {
@@ -354,7 +383,7 @@ fn a_plan_survives_the_wire_and_shows_no_secret() {
 
 #[test]
 fn what_the_kernel_would_refuse_without_a_reason_is_refused_with_one() {
-    let cases: [Case; 17] = [
+    let cases: [Case; 18] = [
         ("linux.cgroupsPath", |spec| {
             drop(spec["linux"].as_object_mut().unwrap().remove("cgroupsPath"))
         }),
@@ -367,11 +396,15 @@ fn what_the_kernel_would_refuse_without_a_reason_is_refused_with_one() {
                 .unwrap()
                 .remove(2);
         }),
-        ("a container needs a new one", |spec| {
-            spec["linux"]["namespaces"]
-                .as_array_mut()
-                .unwrap()
-                .remove(1);
+        ("may mount nothing in the host's", |spec| {
+            drop(namespaces_of(spec).remove(1));
+            namespaces_of(spec).push(json!({"type": "user"}));
+            spec["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": 1, "size": 99}]);
+            spec["linux"]["gidMappings"] = json!([{"containerID": 0, "hostID": 1, "size": 99}]);
+        }),
+        ("the root can be replaced only", |spec| {
+            drop(namespaces_of(spec).remove(1));
+            spec["mounts"][0] = json!({"destination": "//", "type": "tmpfs", "source": "tmpfs"});
         }),
         ("mappings belong to a user namespace", |spec| {
             spec["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": 1, "size": 1}]);

@@ -18,12 +18,15 @@ pub(super) fn fmt(step: &Step, f: &mut Formatter<'_>) -> Option<fmt::Result> {
         Step::OpenCgroups(hierarchies) => write!(f, "open own cgroups [{}]", version(hierarchies)),
         Step::MakeDevices(nodes) => write!(f, "make {} devices", nodes.len()),
         Step::OpenDevice(device) => write!(f, "open {device}"),
-        Step::AttachRoot { path, propagation } => {
+        Step::AttachRoot {
+            path, propagation, ..
+        } => {
             write!(f, "attach root {}, {propagation}", path.display())
         }
         Step::PivotRoot { propagation, way } => match way {
             RootChange::Pivot => write!(f, "pivot root, {propagation}"),
             RootChange::Chroot => write!(f, "detach the host's mounts, chroot, {propagation}"),
+            RootChange::Stay => write!(f, "chroot in the host's mount namespace, {propagation}"),
         },
         Step::Mount(filesystem) => write!(f, "{filesystem}"),
         Step::AttachFilesystem { slot, filesystem } => write!(f, "attach #{slot}, {filesystem}"),
