@@ -30,6 +30,29 @@ pub(crate) fn enter(wanted: &Resctrl, id: &str, pid: u32) -> Result<(), StepErro
     }
 }
 
+/// Writes other lines for the class of a container that lives. Without a class of service there is none to change.
+pub(crate) fn update(
+    wanted: Option<&Resctrl>,
+    id: &str,
+    lines: &[String],
+) -> Result<(), StepError> {
+    update_below(Path::new(ROOT), wanted, id, lines)
+}
+
+fn update_below(
+    root: &Path,
+    wanted: Option<&Resctrl>,
+    id: &str,
+    lines: &[String],
+) -> Result<(), StepError> {
+    let Some(wanted) = wanted else {
+        let cause = "it has no class of service to change; create it with linux.intelRdt in its config.json";
+        return Err(StepError::refused("update resctrl of", id, cause));
+    };
+    let schemata = class(root, wanted, id).join("schemata");
+    write(root, &schemata, &format!("{}\n", lines.join("\n")))
+}
+
 /// Removes what was made for the container: fine if nothing was, or is.
 pub(crate) fn remove(wanted: &Resctrl, id: &str) -> Result<(), StepError> {
     remove_below(Path::new(ROOT), wanted, id)

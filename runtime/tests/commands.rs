@@ -530,6 +530,17 @@ fn limits_change_while_it_runs() {
     std::fs::write(&file, json!({"memory": {"limit": "much"}}).to_string()).unwrap();
     cli.refuses(&["update", "-r", text(&file), "c"], "memory.limit");
     cli.refuses(&["update", "--memory", "much", "c"], "no number of bytes");
+    let class = [
+        "update",
+        "--memory",
+        "1g",
+        "--l3-cache-schema",
+        "L3:0=f",
+        "c",
+    ];
+    cli.refuses(&class, "no class of service");
+    let line = ["update", "--memory", "1g", "--mem-bw-schema", "L3:0=f", "c"];
+    cli.refuses(&line, "begins with `MB:`");
     assert_eq!(limit(), (32 << 20, Some(20)), "refusals change nothing");
     cli.does(&["kill", "c", "KILL"]);
     eventually("it ends", || cli.status("c") == "stopped");

@@ -146,7 +146,8 @@ impl Place {
         );
         self.assert_nobody_outside(what);
         let names = std::fs::read_dir(self.path("state")).into_iter().flatten();
-        let left: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+        let names = names.map(|entry| entry.unwrap().file_name());
+        let left: Vec<_> = names.filter(|name| name != ".lock").collect();
         assert!(left.is_empty(), "{what:?}: {left:?} is left");
     }
 }

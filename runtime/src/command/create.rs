@@ -4,7 +4,6 @@ use super::Command;
 use super::creation::{self, Manner, Starter};
 use super::global::Globals;
 use super::options::{Arguments, Given};
-use super::preserved;
 use crate::StepError;
 
 pub(super) const COMMAND: Command = Command {
@@ -12,15 +11,7 @@ pub(super) const COMMAND: Command = Command {
     about: "Make a container that waits for start",
     details: "Everything that can fail fails here: namespaces, mounts, limits, the search for the program. No process
 of this runtime stays. The spec is kept as it is now; what becomes of config.json later changes nothing.",
-    options: &[
-        creation::BUNDLE,
-        creation::FILE,
-        creation::CONSOLE_SOCKET,
-        creation::NO_NEW_KEYRING,
-        creation::NO_PIVOT,
-        creation::PID_FILE,
-        preserved::OPTION,
-    ],
+    options: &creation::OPTIONS,
     arguments: Arguments::ID,
     enters: true,
     run,

@@ -32,26 +32,31 @@ use crate::record::{self, Phase};
 use crate::spec::{self, CONFIG, Config};
 use crate::state::{Lock, Record, StateDirectory, Status, VERSION};
 
-pub(super) const BUNDLE: Opt =
-    Opt::value("bundle", "DIR", "The bundle's directory (default: here).").or('b');
-pub(super) const FILE: Opt = Opt::value(
-    "config",
-    "FILE",
-    "Another name for config.json, in the bundle.",
-)
-.or('f');
+/// Of `create` and of `run`.
+pub(super) const OPTIONS: [Opt; 7] = [
+    Opt::value("bundle", "DIR", "The bundle's directory (default: here).").or('b'),
+    Opt::value(
+        "config",
+        "FILE",
+        "Another name for config.json, in the bundle.",
+    )
+    .or('f'),
+    CONSOLE_SOCKET,
+    Opt::switch(
+        "no-new-keyring",
+        "Leave the caller's session keyring to the container.",
+    ),
+    Opt::switch(
+        "no-pivot",
+        "Leave the host's tree by chroot: for a host that runs from its initial ramfs.",
+    ),
+    PID_FILE,
+    preserved::OPTION,
+];
 pub(super) const CONSOLE_SOCKET: Opt = Opt::value(
     "console-socket",
     "SOCKET",
     "Send the terminal's master to who listens there; needs process.terminal.",
-);
-pub(super) const NO_NEW_KEYRING: Opt = Opt::switch(
-    "no-new-keyring",
-    "Leave the caller's session keyring to the container.",
-);
-pub(super) const NO_PIVOT: Opt = Opt::switch(
-    "no-pivot",
-    "Leave the host's tree by chroot: for a host that runs from its initial ramfs.",
 );
 pub(super) const PID_FILE: Opt = Opt::value("pid-file", "FILE", "Write the container's pid there.");
 
@@ -262,7 +267,6 @@ fn record(
     Record {
         version: VERSION,
         id: id.to_owned(),
-        oci_version: config.spec.version().clone(),
         bundle,
         rootfs,
         annotations: annotations.into_iter().collect(),

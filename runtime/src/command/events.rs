@@ -49,13 +49,14 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
         None => INTERVAL,
     };
     let container = Container::open(globals, given.id()?)?;
-    if container.status()? == Status::Stopped {
-        let cause = "it has stopped";
-        return Err(StepError::refused(
-            "watch container",
-            &container.record.id,
-            cause,
-        ));
+    let cause = match container.status()? {
+        Status::Stopped => Some("it has stopped"),
+        Status::Creating => Some("it is creating, and nothing runs in it"),
+        Status::Created | Status::Running | Status::Paused => None,
+    };
+    if let Some(cause) = cause {
+        let step = "watch container";
+        return Err(StepError::refused(step, &container.record.id, cause));
     }
     let group = ContainerGroup::open(&container.record.cgroup)?;
     if given.has("stats") {

@@ -21,7 +21,7 @@ pub(super) const COMMAND: Command = Command {
 of a pid namespace ignores what it has no handler for, KILL and STOP excepted.
 A container that has stopped is an error, unless --all finds processes that it left.",
     options: &[
-        Opt::switch("all", "To every process in the container's cgroup.").or('a'),
+        Opt::switch("all", "To every process in the container's cgroup, also once its first one has ended.").or('a'),
     ],
     arguments: Arguments::between("ID [SIGNAL]", 1, 2),
     enters: false,

@@ -52,6 +52,21 @@ impl Opt {
     }
 }
 
+/// Two lists as one; `ALL` is their length together, which the compiler checks.
+pub(crate) const fn joined<const A: usize, const B: usize, const ALL: usize>(
+    first: [Opt; A],
+    then: [Opt; B],
+) -> [Opt; ALL] {
+    assert!(A + B == ALL);
+    let mut all = [Opt::switch("", ""); ALL];
+    let mut at = 0;
+    while at < ALL {
+        all[at] = if at < A { first[at] } else { then[at - A] };
+        at += 1;
+    }
+    all
+}
+
 /// How arguments that are no options are taken.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arguments {

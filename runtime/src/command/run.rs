@@ -6,8 +6,7 @@ use super::Command;
 use super::creation::{self, Created, Manner, Starter};
 use super::delete::destroy;
 use super::global::Globals;
-use super::options::{Arguments, Given, Opt};
-use super::preserved;
+use super::options::{Arguments, Given, Opt, joined};
 use crate::StepError;
 use crate::foreground::Foreground;
 use crate::hooks;
@@ -20,21 +19,17 @@ pub(super) const COMMAND: Command = Command {
     about: "Create a container, run it to its end, and delete it",
     details: "The exit status is the program's, or 128 and the number of the signal that ended it.
 With --detach the command returns once the program runs, and the container stays until `delete`.",
-    options: &[
-        creation::BUNDLE,
-        creation::FILE,
-        creation::CONSOLE_SOCKET,
-        creation::NO_NEW_KEYRING,
-        creation::NO_PIVOT,
-        creation::PID_FILE,
-        preserved::OPTION,
-        Opt::switch("detach", "Do not wait for the end.").or('d'),
-        Opt::switch(
-            "no-subreaper",
-            "Adopt no orphans of the container; this runtime never does.",
-        ),
-        Opt::switch("keep", "Do not delete the container when it has ended."),
-    ],
+    options: &joined::<7, 3, 10>(
+        creation::OPTIONS,
+        [
+            Opt::switch("detach", "Do not wait for the end.").or('d'),
+            Opt::switch(
+                "no-subreaper",
+                "Adopt no orphans of the container; this runtime never does.",
+            ),
+            Opt::switch("keep", "Do not delete the container when it has ended."),
+        ],
+    ),
     arguments: Arguments::ID,
     enters: true,
     run,

@@ -11,8 +11,9 @@ use super::global::Globals;
 use super::options::{Arguments, Given, Opt};
 use crate::StepError;
 use crate::cgroup::ContainerGroup;
-use crate::spec;
+use crate::plan::Resctrl;
 use crate::state::Status;
+use crate::{resctrl, spec};
 
 pub(super) const COMMAND: Command = Command {
     name: "update",
@@ -36,6 +37,8 @@ BYTES may end in k, m or g; -1 takes a limit away.",
         Opt::value("cpuset-mems", "LIST", "Memory nodes."),
         Opt::value("pids-limit", "NUMBER", "Processes."),
         Opt::value("blkio-weight", "WEIGHT", "Weight of block I/O, 10 to 1000."),
+        Opt::value("l3-cache-schema", "LINE", "Line of its resctrl class for the cache, such as L3:0=f;1=f."),
+        Opt::value("mem-bw-schema", "LINE", "Line of its resctrl class for memory bandwidth, such as MB:0=50."),
     ],
     arguments: Arguments::ID,
     enters: false,
@@ -75,13 +78,14 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
     let directory = globals.root.open(given.id()?)?;
     let _lock = directory.lock(LOCK_PATIENCE)?;
     let container = Container::of(directory)?;
-    if container.status()? == Status::Stopped {
-        let cause = "it has stopped and has no limits any more";
-        return Err(StepError::refused(
-            "update container",
-            &container.record.id,
-            cause,
-        ));
+    let cause = match container.status()? {
+        Status::Stopped => Some("it has stopped and has no limits any more"),
+        Status::Creating => Some("it is creating: whoever made it died before it was done"),
+        Status::Created | Status::Running | Status::Paused => None,
+    };
+    if let Some(cause) = cause {
+        let step = "update container";
+        return Err(StepError::refused(step, &container.record.id, cause));
     }
     let resources = match given.value("resources") {
         Some(path) if path == "-" => {
@@ -96,8 +100,22 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
         }
         None => of_options(given)?,
     };
+    let lines = schemata(given)?;
+    if !lines.is_empty() {
+        resctrl::update(
+            container.record.resctrl.as_ref(),
+            &container.record.id,
+            &lines,
+        )?;
+    }
     ContainerGroup::open(&container.record.cgroup)?.update(&resources)?;
     Ok(0)
+}
+
+/// Lines for the container's resctrl class, by the rules of `linux.intelRdt`.
+fn schemata(given: &Given) -> Result<Vec<String>, StepError> {
+    let line = |name| given.text(name).map(|line| line.unwrap_or_default());
+    Resctrl::lines(line("l3-cache-schema")?, line("mem-bw-schema")?)
 }
 
 fn of_options(given: &Given) -> Result<LinuxResources, StepError> {
@@ -201,6 +219,7 @@ mod tests {
     fn every_option_has_its_place() {
         let placed = |option: &&Opt| PLACES.iter().any(|(name, ..)| *name == option.name);
         assert_eq!(COMMAND.options.iter().filter(placed).count(), PLACES.len());
-        assert_eq!(COMMAND.options.len(), PLACES.len() + 1);
+        // --resources, and two that are no resources of a cgroup.
+        assert_eq!(COMMAND.options.len(), PLACES.len() + 3);
     }
 }

@@ -23,6 +23,27 @@ pub struct Resctrl {
     pub monitoring: bool,
 }
 
+impl Resctrl {
+    /// The lines of `l3CacheSchema` and `memBwSchema`; an empty one is none.
+    pub(crate) fn lines(l3_cache: &str, memory: &str) -> Result<Vec<String>, StepError> {
+        let mut lines = Vec::new();
+        for (field, start, line) in [
+            ("l3CacheSchema", "L3", l3_cache),
+            ("memBwSchema", "MB:", memory),
+        ] {
+            if line.is_empty() {
+                continue;
+            }
+            if !line.starts_with(start) || line.contains('\n') {
+                let cause = format!("it must be one line that begins with `{start}`");
+                return Err(refused(field, line, &cause));
+            }
+            lines.push(line.to_owned());
+        }
+        Ok(lines)
+    }
+}
+
 pub(super) fn of(wanted: &LinuxIntelRdt) -> Result<Resctrl, StepError> {
     let class = wanted.clos_id().clone().filter(|class| !class.is_empty());
     if let Some(class) = &class {
@@ -36,19 +57,11 @@ pub(super) fn of(wanted: &LinuxIntelRdt) -> Result<Resctrl, StepError> {
             ));
         }
     }
-    let mut fixed = Vec::new();
-    for (field, start, line) in [
-        ("l3CacheSchema", "L3", wanted.l3_cache_schema()),
-        ("memBwSchema", "MB:", wanted.mem_bw_schema()),
-    ] {
-        if let Some(line) = line.as_ref().filter(|line| !line.is_empty()) {
-            if !line.starts_with(start) || line.contains('\n') {
-                let cause = format!("it must be one line that begins with `{start}`");
-                return Err(refused(field, line, &cause));
-            }
-            fixed.push(line.clone());
-        }
-    }
+    let line = |line: &Option<String>| line.clone().unwrap_or_default();
+    let fixed = Resctrl::lines(
+        &line(wanted.l3_cache_schema()),
+        &line(wanted.mem_bw_schema()),
+    )?;
     let schemata = wanted.schemata().clone().unwrap_or_default();
     if let Some(line) = schemata.iter().find(|line| line.contains('\n')) {
         return Err(refused("schemata", line, "each element must be one line"));

@@ -130,3 +130,15 @@ fn a_host_without_it_is_told() {
     );
     remove(&wanted(None), "c1").unwrap();
 }
+
+#[test]
+fn lines_of_a_class_are_changed_where_there_is_one() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    prepare(root, "gold", "    L3:0=f\n");
+    let lines = ["L3:0=3".to_owned(), "MB:0=20".to_owned()];
+    update_below(root, Some(&wanted(Some("gold"))), "c1", &lines).unwrap();
+    assert_eq!(read(root, "gold/schemata"), "L3:0=3\nMB:0=20\n");
+    let refused = update_below(root, None, "c1", &lines).unwrap_err();
+    assert!(refused.cause.contains("linux.intelRdt"), "{refused}");
+}

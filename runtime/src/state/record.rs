@@ -24,8 +24,6 @@ pub(crate) struct Record {
     pub(crate) version: u32,
     /// The container's id.
     pub(crate) id: String,
-    /// `ociVersion` of its config.json.
-    pub(crate) oci_version: String,
     /// Absolute path.
     pub(crate) bundle: PathBuf,
     /// Absolute path of the root filesystem, for those who list containers.
@@ -91,7 +89,6 @@ impl Record {
         Record {
             version: VERSION,
             id: id.to_owned(),
-            oci_version: OCI_VERSION.to_owned(),
             bundle: PathBuf::new(),
             rootfs: PathBuf::new(),
             annotations: BTreeMap::new(),

@@ -16,7 +16,6 @@ fn record() -> Record {
     Record {
         version: VERSION,
         id: "c".into(),
-        oci_version: "1.0.2".into(),
         bundle: "/b".into(),
         rootfs: "/b/rootfs".into(),
         annotations: [("a".to_owned(), "b".to_owned())].into(),
