@@ -11,7 +11,6 @@ use super::Group;
 use super::directory::Directory;
 use super::mounts::Layout;
 use crate::StepError;
-use crate::error::Context;
 
 pub(super) mod figures;
 mod interfaces;
@@ -259,9 +258,7 @@ impl Group {
             }
         };
         if let Some(pid) = process {
-            let path = format!("/proc/{pid}/net/dev");
-            let text = std::fs::read_to_string(&path).context("read", &path)?;
-            all.network_interfaces = interfaces::parse(&text);
+            all.network_interfaces = interfaces::of_process(pid)?;
         }
         Ok(all)
     }

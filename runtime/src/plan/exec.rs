@@ -103,7 +103,7 @@ impl Plan {
         // setns(2) to none at all is an error.
         let any = !namespaces.is_empty();
         self.stage
-            .extend(any.then(|| Step::JoinContainer(namespaces)));
+            .extend(any.then_some(Step::JoinContainer(namespaces)));
         if other_user {
             self.stage.push(Step::BecomeBuilder);
             // A change of ids makes a process dumpable again.

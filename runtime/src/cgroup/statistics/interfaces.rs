@@ -1,10 +1,25 @@
 //! proc_pid_net(5): the counts of a network namespace's devices, seen through one of its processes, so that
 //! nobody needs to enter it.
 
+use std::io::ErrorKind;
+
 use super::Interface;
+use crate::StepError;
+use crate::error::Context;
+
+/// One on its way out has left its network already, before it counts as ended: it has no devices any more.
+pub(super) fn of_process(pid: u32) -> Result<Vec<Interface>, StepError> {
+    let path = format!("/proc/{pid}/net/dev");
+    match std::fs::read_to_string(&path) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => {
+            Ok(Vec::new())
+        }
+        text => Ok(parse(&text.context("read", path)?)),
+    }
+}
 
 /// Two lines of headings, then `NAME: rx... tx...` with eight numbers each.
-pub(super) fn parse(text: &str) -> Vec<Interface> {
+fn parse(text: &str) -> Vec<Interface> {
     text.lines().skip(2).filter_map(line).collect()
 }
 
@@ -49,6 +64,18 @@ fn line(text: &str) -> Option<Interface> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_that_has_left_its_network_has_no_devices() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let stat = format!("/proc/{}/stat", child.id());
+        while !std::fs::read_to_string(&stat).unwrap().contains(") Z ") {
+            std::thread::yield_now();
+        }
+        assert_eq!(of_process(child.id()).unwrap(), []);
+        child.wait().unwrap();
+        assert!(of_process(std::process::id()).is_ok());
+    }
 
     #[test]
     fn devices_are_read_and_loopback_is_not_one() {
