@@ -230,6 +230,22 @@ def rows(bench, runs):
     yield "exec /bin/true, ms", lambda: bench.medians(runs, bench.of_running(lambda key: ["exec", key, "/bin/true"]))
 
 
+def commands(bench, runs):
+    try:
+        for peer in bench.peers:
+            version = subprocess.run([peer.binary, "--version"], capture_output=True, text=True, check=True).stdout
+            print(f"{peer.name:<14}{version.splitlines()[0]}")
+            peer.stay()
+        for title, measure in rows(bench, runs):
+            show(title, measure())
+        for peer in bench.peers:
+            peer.clear()
+        show("delete --force of a running container, ms", bench.medians(runs, bench.delete_running()))
+    finally:
+        for peer in bench.peers:
+            peer.clear()
+
+
 def main():
     parser = argparse.ArgumentParser()
     for name in ("runtime", "agent-side", "floor", "work", "cgroup"):
@@ -238,22 +254,18 @@ def main():
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--idle", type=int, default=500)
     parser.add_argument("--busy-source", required=True)
+    parser.add_argument("--commands-alone", action="store_true", help="the command line, without agent, storm and monitors")
     arguments = parser.parse_args()
     gc.disable()
     bench = Bench(arguments)
+    if arguments.commands_alone:
+        commands(bench, arguments.runs)
+        return
     agent = AgentSide("agent", arguments, bench)
     large = AgentSide("agent of 200 MiB", arguments, bench, ballast=200)
     agent.ask(f"filter {bench.floor.filter}")
     try:
-        for peer in bench.peers:
-            version = subprocess.run([peer.binary, "--version"], capture_output=True, text=True, check=True).stdout
-            print(f"{peer.name:<14}{version.splitlines()[0]}")
-            peer.stay()
-        for title, measure in rows(bench, arguments.runs):
-            show(title, measure())
-        for peer in bench.peers:
-            peer.clear()
-        show("delete --force of a running container, ms", bench.medians(arguments.runs, bench.delete_running()))
+        commands(bench, arguments.runs)
         sides = {agent: agent.run, large: large.run, bench.floor: bench.commands("seccomp")[bench.floor]}
         show("create, start, wait, delete from the agent, with seccomp, ms", bench.medians(arguments.runs, sides), base=agent.name)
         rounds = max(arguments.runs // 10, 5)
