@@ -349,10 +349,17 @@ fn a_mount_may_take_the_place_of_the_root() {
 #[ignore = "needs root"]
 fn without_a_cgroup_namespace_only_the_container_s_own_groups_are_seen() {
     let host = Host::new();
-    let script = "cd /sys/fs/cgroup; ls -d */longshore* 2>/dev/null; ls; touch pids/x; \
-        /bin/mkdir pids/below && echo made; cat /proc/self/cgroup";
+    // v1 has a directory for each hierarchy.
+    let (within, wanted) = match host.group("").is_v2() {
+        true => (".", "pids.max"),
+        false => ("pids", "pids"),
+    };
+    let script = format!(
+        "cd /sys/fs/cgroup; ls -d */longshore* 2>/dev/null; ls; touch {within}/x; \
+        /bin/mkdir {within}/below && echo made; cat /proc/self/cgroup"
+    );
     let view = |options: Value| {
-        let spec = host.spec(&["/bin/sh", "-c", script], |spec| {
+        let spec = host.spec(&["/bin/sh", "-c", &script], |spec| {
             spec["linux"]["namespaces"]
                 .as_array_mut()
                 .unwrap()
@@ -377,7 +384,7 @@ fn without_a_cgroup_namespace_only_the_container_s_own_groups_are_seen() {
     assert!(
         !read_only.contains("longshore-test") || read_only.contains(&format!("{}/c1", host.cgroup))
     );
-    assert!(read_only.lines().any(|line| line == "pids"), "{read_only}");
+    assert!(read_only.lines().any(|line| line == wanted), "{read_only}");
     let writable = view(json!([]));
     assert!(writable.contains("made"), "{writable}");
 }

@@ -14,6 +14,8 @@ const USER: u32 = 54_321;
 /// A user's bundle and state directory.
 struct Home {
     directory: tempfile::TempDir,
+    /// The v2 group that the user's commands are started in.
+    within: Option<PathBuf>,
 }
 
 impl Home {
@@ -22,6 +24,7 @@ impl Home {
         own_mount_namespace();
         let home = Home {
             directory: tempfile::tempdir().unwrap(),
+            within: None,
         };
         let bin = home.path("bundle/rootfs/bin");
         std::fs::create_dir_all(&bin).unwrap();
@@ -46,9 +49,27 @@ impl Home {
         self.directory.path().join(name)
     }
 
+    /// The runtime as the user. Only root moves it from the test's group into the user's.
+    fn program(&self) -> Command {
+        const PROGRAM: &str = env!("CARGO_BIN_EXE_longshore-runtime");
+        let Some(group) = &self.within else {
+            let mut command = Command::new(PROGRAM);
+            command.uid(USER).gid(USER);
+            return command;
+        };
+        let mut command = Command::new("/bin/sh");
+        let script = format!(
+            "echo $$ > {}/cgroup.procs && exec setpriv --reuid {USER} --regid {USER} --clear-groups {PROGRAM} \"$@\"",
+            group.display()
+        );
+        command.args(["-c", &script, "sh"]);
+        command
+    }
+
     fn runtime(&self, args: &[&str]) -> Output {
         let file = |name: &str| std::fs::File::create(self.path(name)).unwrap();
-        let status = Command::new(env!("CARGO_BIN_EXE_longshore-runtime"))
+        let status = self
+            .program()
             .arg("--root")
             .arg(self.path("state"))
             .args(args)
@@ -56,8 +77,6 @@ impl Home {
             .stdin(Stdio::null())
             .stdout(file("stdout"))
             .stderr(file("stderr"))
-            .uid(USER)
-            .gid(USER)
             .status()
             .unwrap();
         Output {
@@ -240,8 +259,14 @@ fn a_user_limits_a_container_in_a_group_that_was_delegated() {
     let hierarchy = longshore_runtime::cgroup::Hierarchy::of_host().unwrap();
     let group = hierarchy.group(&name).unwrap();
     group.create().unwrap();
-    for entry in std::fs::read_dir("/sys/fs/cgroup").unwrap() {
-        let directory = entry.unwrap().path().join(&name);
+    // v2 lets a user move processes only within what is theirs, so the commands are started there.
+    let leaf = format!("{name}/commands");
+    hierarchy.group(&leaf).unwrap().create().unwrap();
+    let points = std::fs::read_dir("/sys/fs/cgroup").unwrap();
+    let points = points.map(|entry| entry.unwrap().path());
+    let all = points.flat_map(|point| [point.join(&name), point.join(&leaf)]);
+    let v2 = [&name, &leaf].map(|name| Path::new("/sys/fs/cgroup").join(name));
+    for directory in all.chain(v2.clone()) {
         let files = [
             "",
             "cgroup.procs",
@@ -254,10 +279,11 @@ fn a_user_limits_a_container_in_a_group_that_was_delegated() {
             }
         }
     }
-    let home = Home::new(&["/bin/sleep", "1000"], |spec| {
+    let mut home = Home::new(&["/bin/sleep", "1000"], |spec| {
         spec["linux"]["cgroupsPath"] = json!(format!("/{name}/c1"));
         spec["linux"]["resources"] = json!({"pids": {"limit": 7}});
     });
+    home.within = hierarchy.is_v2().then(|| v2[1].clone());
     home.succeed(&["run", "--detach", "c1"]);
     let inner = hierarchy.group(&format!("{name}/c1")).unwrap();
     assert_eq!(inner.processes().unwrap().len(), 1);
