@@ -71,6 +71,15 @@ pub struct Group {
     path: String,
 }
 
+/// Where a group is in one v1 hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The hierarchy's controllers, and its name as `name=...`.
+    pub(crate) names: Vec<String>,
+    /// The group's directory.
+    pub(crate) path: PathBuf,
+}
+
 /// CPU time and memory of a group, from its own files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -86,18 +95,14 @@ impl Hierarchy {
     /// Reads /proc/self/mountinfo. A hybrid host counts as v1.
     pub fn of_host() -> Result<Hierarchy, StepError> {
         let path = Path::new("/proc/self/mountinfo");
-        let text = std::fs::read(path).map_err(|error| {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            failed("read", path, errno, "mount /proc")
-        })?;
+        let text = crate::kernel_text::read(path)
+            .map_err(|errno| failed("read", path, errno, "mount /proc"))?;
         Hierarchy::of_mountinfo(&text)
     }
 
     /// As `of_host`, from a mountinfo text (proc(5)). Mounts that another mount hides are left out.
     pub fn of_mountinfo(text: &[u8]) -> Result<Hierarchy, StepError> {
-        let mut mounts = mounts::parse(text);
-        mounts.retain(is_visible);
-        match mounts::layout(mounts) {
+        match mounts::layout(mounts::parse(text), is_visible) {
             Some(layout) => Ok(Hierarchy {
                 layout: Arc::new(layout),
             }),
@@ -182,6 +187,18 @@ impl Group {
     /// Whether its host is pure v2.
     pub fn is_v2(&self) -> bool {
         matches!(*self.layout, Layout::V2 { .. })
+    }
+
+    /// See [`ContainerGroup::places`].
+    fn places(&self) -> Vec<Place> {
+        let Layout::V1 { hierarchies, .. } = &*self.layout else {
+            return Vec::new();
+        };
+        let place = |(point, names): &(PathBuf, Vec<String>)| Place {
+            names: names.clone(),
+            path: point.join(&self.path),
+        };
+        hierarchies.iter().map(place).collect()
     }
 
     /// Whether it exists in any hierarchy. If the kernel does not let us look, it counts as existing: what

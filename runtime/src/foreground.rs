@@ -50,7 +50,7 @@ pub(crate) struct Foreground {
 impl Foreground {
     /// To be called before the process is made: what comes meanwhile is not lost. Init resets its own mask.
     pub(crate) fn new() -> Result<Foreground, StepError> {
-        let mut mask = SigSet::all();
+        let mut mask = longshore_sys::every_signal();
         for signal in NOT_FORWARDED {
             mask.remove(signal);
         }

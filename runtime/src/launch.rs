@@ -96,7 +96,10 @@ impl NewInit<'_> {
             environment,
         } = self;
         let (ours, theirs) = Talk::pair().context("make", "socket pair")?;
-        let sources = Sources::open(&plan.opened)?;
+        let mut sources = Sources::open(&plan.opened)?;
+        if let Admission::First(group) = admission {
+            sources.tell_places(group.places());
+        }
         user::own_pipes(plan, &stdio)?;
         let directory = match admission {
             Admission::First(group) => group.clone_fd()?,

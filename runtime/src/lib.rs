@@ -14,6 +14,7 @@ mod error;
 mod foreground;
 mod hooks;
 mod init;
+mod kernel_text;
 mod launch;
 pub mod monitor;
 mod network_device;

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::StepError;
 use crate::error::Context;
+use crate::kernel_text;
 
 /// Layout of the files and of the monitor's protocol. Monitors outlive upgrades of the agent.
 pub(crate) const VERSION: u32 = 1;
@@ -214,7 +215,8 @@ pub(crate) fn read_record<T: DeserializeOwned>(
         Err(Errno::NOENT) => return Ok(None),
         other => other.context("open", subject())?,
     };
-    let mut text = Vec::new();
+    // Large enough for most, so that it is read at once.
+    let mut text = Vec::with_capacity(4 << 10);
     std::fs::File::from(file)
         .take(max)
         .read_to_end(&mut text)
@@ -273,7 +275,7 @@ impl Process {
     /// The process that has this pid now.
     pub(crate) fn of_pid(pid: u32) -> Result<Process, StepError> {
         let path = format!("/proc/{pid}/stat");
-        let stat = std::fs::read(&path).context("read", &path)?;
+        let stat = kernel_text::read(&path).context("read", &path)?;
         let started = started(&String::from_utf8_lossy(&stat))
             .ok_or_else(|| StepError::refused("read", &path, "no start time in it"))?;
         Ok(Process { pid, started })
@@ -282,16 +284,14 @@ impl Process {
     /// Whether it has not ended. A zombie has: it waits for its parent only.
     pub(crate) fn is_alive(&self) -> Result<bool, StepError> {
         let path = format!("/proc/{}/stat", self.pid);
-        match std::fs::read(&path) {
+        match kernel_text::read(&path) {
             Ok(stat) => {
                 let stat = String::from_utf8_lossy(&stat);
                 Ok(started(&stat) == Some(self.started) && !matches!(letter(&stat), 'Z' | 'X'))
             }
             // ESRCH: it ended between open and read.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
-                Ok(false)
-            }
-            Err(error) => Err(StepError::io("read", path, error)),
+            Err(Errno::NOENT | Errno::SRCH) => Ok(false),
+            Err(errno) => Err(StepError::io("read", path, errno)),
         }
     }
 

@@ -5,6 +5,16 @@ stage=$root/target/stage
 cache=$root/target/cache
 # How longshore-runtime is compiled: static, and at a fixed address (docs/decisions/0009).
 runtime_flags="-C target-feature=+crt-static -C relocation-model=static"
+# And with musl's libc. glibc's asks the processor what it is, some dozens of questions at each start; on a virtual machine
+# each of them is answered by the hypervisor. Without rustup and without the target: glibc's, which is only slower.
+runtime_target() {
+    local musl=$(uname -m)-unknown-linux-musl
+    if [ -d "$(rustc --print target-libdir --target "$musl" 2>/dev/null)" ] || rustup target add "$musl" >/dev/null 2>&1; then
+        echo "$musl"
+    else
+        echo "$(uname -m)-unknown-linux-gnu"
+    fi
+}
 
 say() { printf '%s\n' "$*"; }
 step() { printf '\n== %s\n' "$*"; }

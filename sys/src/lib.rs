@@ -17,6 +17,7 @@ mod mount;
 mod schedule;
 mod seccomp;
 mod signal;
+pub mod start;
 
 pub use clone::{CloneNamespace, Forked, clone3, clone3_sibling, exit_now};
 pub use exec::{
@@ -30,7 +31,7 @@ pub use schedule::{
     SchedulingAttributes, set_io_priority, set_memory_policy, set_personality, set_scheduling,
 };
 pub use seccomp::{set_mode_filter, set_mode_filter_listening};
-pub use signal::{default_all_signals, pidfd_send_signal};
+pub use signal::{default_all_signals, every_signal, pidfd_send_signal};
 
 /// Turns the return value of a raw system call through libc into a result.
 fn checked(value: libc::c_long) -> Result<libc::c_long, Errno> {

@@ -6,19 +6,45 @@ use nix::sys::signal::SigSet;
 
 use crate::{Errno, checked};
 
+/// _NSIG of the architectures that this runs on.
+const KERNEL_SIGNALS: i32 = 64;
+
 /// Sets every signal to SIG_DFL and empties the signal mask.
 ///
 /// execve(2) keeps ignored signals ignored and blocked ones blocked; std ignores SIGPIPE, and the monitor
 /// blocks what a terminal may send it.
 pub fn default_all_signals() -> Result<(), Errno> {
-    for number in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL installs no code of ours. For SIGKILL, SIGSTOP and the two that libc keeps to
-        // itself the call fails without effect, which is what they need.
-        unsafe { libc::signal(number, libc::SIG_DFL) };
+    // SIG_DFL, no flags and no mask are all zero, whatever the architecture makes of the kernel's struct sigaction.
+    let default = [0u64; 4];
+    let old = std::ptr::null_mut::<u64>();
+    for number in 1..=KERNEL_SIGNALS {
+        // SAFETY: SIG_DFL installs no code of ours, and `default` is as long as the struct is anywhere. For SIGKILL and
+        // SIGSTOP the call fails without effect, which is what they need. Not libc's function: it keeps two or
+        // three signals to itself, which a program of another libc may be using.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                number,
+                default.as_ptr(),
+                old,
+                size_of::<u64>(),
+            )
+        };
     }
     SigSet::empty()
         .thread_set_mask()
         .map_err(|errno| Errno::from_raw_os_error(errno as i32))
+}
+
+/// Every signal that the kernel has, also those that libc keeps to itself.
+pub fn every_signal() -> SigSet {
+    // SAFETY: sigset_t is a set of bits, and all of them may be set: the kernel ignores SIGKILL and SIGSTOP in a mask,
+    // and what libc must not have blocked it takes out itself.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        std::ptr::write_bytes(&raw mut set, 0xff, 1);
+        SigSet::from_sigset_t_unchecked(set)
+    }
 }
 
 /// pidfd_send_signal(2), also of the real-time signals, which have no names in rustix.

@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -179,11 +180,23 @@ impl Group {
             true => self.hold_still(STILL_PATIENCE)?,
             false => None,
         };
-        let write = |(file, line): &(&str, String)| {
-            let remedy = "EPERM: the group above does not allow it; EINVAL: the group has children";
-            directory.write(file, line, remedy)
+        let remedy = "EPERM: the group above does not allow it; EINVAL: the group has children";
+        // Each rule is a write of its own; there are a dozen, most of them for the same file.
+        let mut open: Option<(&str, OwnedFd)> = None;
+        let mut try_write = |file: &'static str, line: &str| {
+            let fd = match open.take() {
+                Some((name, fd)) if name == file => fd,
+                _ => directory.open_to_write(file)?,
+            };
+            let (_, fd) = open.insert((file, fd));
+            rustix::io::write(&*fd, line.as_bytes())
         };
-        let written = writes.iter().try_for_each(write);
+        let written = writes.iter().try_for_each(|(file, line)| {
+            try_write(file, line).map(drop).map_err(|errno| {
+                let step = format!("write {line:?} to");
+                failed(&step, &directory.path().join(file), errno, remedy)
+            })
+        });
         if opens && written.is_err() {
             // Half of the exceptions would be none.
             directory.write("devices.deny", "a", "")?;

@@ -20,7 +20,7 @@ use super::devices::{self, Rule};
 use super::directory::refused;
 use super::location::{Location, Unit};
 use super::systemd::{self, Property, Systemd};
-use super::{Freeze, Group, Hierarchy, OomWatch, Statistics};
+use super::{Freeze, Group, Hierarchy, OomWatch, Place, Statistics};
 use crate::StepError;
 
 /// A container's group, or its absence.
@@ -49,13 +49,18 @@ impl ContainerGroup {
     }
 
     /// Where it is, as it was opened.
-    pub(super) fn location(&self) -> &Location {
+    pub(crate) fn location(&self) -> &Location {
         &self.location
     }
 
     /// The group in the hierarchies. None if the driver is disabled. It may not exist: ask it.
     pub fn group(&self) -> Option<&Group> {
         self.group.as_ref()
+    }
+
+    /// v1: where the group's directory is in each hierarchy, by the names of its controllers.
+    pub(crate) fn places(&self) -> Vec<Place> {
+        self.group.as_ref().map(Group::places).unwrap_or_default()
     }
 
     /// Whether nobody asked for the group, so that the container may do without.

@@ -5,7 +5,7 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use super::Group;
-use super::directory::{Directory, failed, make_at};
+use super::directory::{Directory, Maker, failed, read_at, write_at};
 use super::mounts::Layout;
 use crate::StepError;
 
@@ -15,20 +15,23 @@ const HANDED_DOWN: [&str; 8] = [
     "cpu", "cpuset", "hugetlb", "io", "memory", "misc", "pids", "rdma",
 ];
 
+/// What a v1 cpuset needs before anybody can enter.
+const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
+
 impl Group {
     /// Makes the group (and its parents) in every hierarchy, on v2 enabling the controllers on the way.
     pub fn create(&self) -> Result<(), StepError> {
         match &*self.layout {
-            Layout::V1 { hierarchies, .. } => hierarchies.iter().try_for_each(|(point, names)| {
-                // Most hierarchies need a directory and nothing more, and most parents are there.
-                let more = names
-                    .iter()
-                    .any(|name| name == "cpuset" || name == "memory");
-                match more || make_at(&point.join(&self.path)).is_err() {
-                    true => self.create_v1(point),
-                    false => Ok(()),
-                }
-            }),
+            Layout::V1 { hierarchies, .. } => {
+                let mut maker = Maker::default();
+                hierarchies.iter().try_for_each(|(point, names)| {
+                    // Most parents are there and complete; where one is not, the long way knows what to do.
+                    match make_v1(&point.join(&self.path), names, &mut maker) {
+                        Ok(true) => Ok(()),
+                        Ok(false) | Err(_) => self.create_v1(point),
+                    }
+                })
+            }
             Layout::V2 { root, .. } => self.create_v2(root),
         }
     }
@@ -105,9 +108,40 @@ fn delegated(root: &Path, path: &str) -> Result<usize, StepError> {
     Ok(deepest)
 }
 
+/// v1: makes a group below one that is there, and gives it what its controllers need. If that cannot be done in a few
+/// calls, nothing is done.
+fn make_v1(group: &Path, controllers: &[String], maker: &mut Maker) -> Result<bool, Errno> {
+    let has = |wanted: &str| controllers.iter().any(|name| name == wanted);
+    if !maker.make(group)? {
+        return Ok(!has("cpuset") && !has("memory"));
+    }
+    let furnish = || {
+        if has("cpuset") {
+            let parent = group.parent().ok_or(Errno::INVAL)?;
+            for file in CPUSET {
+                // An empty one is refused here (ENOSPC or EINVAL) or lets nobody in; the long way fills it first.
+                match read_at(parent, file)?.trim() {
+                    "" => return Err(Errno::INVAL),
+                    value => write_at(group, file, value)?,
+                }
+            }
+        }
+        match has("memory").then(|| read_at(group, "memory.use_hierarchy")) {
+            Some(Ok(flag)) if flag.trim() == "0" => Err(Errno::INVAL),
+            Some(Err(errno)) if errno != Errno::NOENT => Err(errno),
+            _ => Ok(()),
+        }
+    };
+    let furnished = furnish();
+    if furnished.is_err() {
+        rustix::fs::rmdir(group)?;
+    }
+    furnished.map(|()| true)
+}
+
 /// v1: a new cpuset is empty and lets nobody in; the parent's values are copied, as `clone_children` does.
 fn inherit_cpuset(parent: &Directory, child: &Directory) -> Result<(), StepError> {
-    for file in ["cpuset.cpus", "cpuset.mems"] {
+    for file in CPUSET {
         let empty = child.read(file)?.is_some_and(|text| text.trim().is_empty());
         if empty {
             let value = parent.read(file)?.unwrap_or_default();

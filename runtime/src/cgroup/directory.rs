@@ -149,10 +149,15 @@ impl Directory {
         }
     }
 
+    /// Opens a control file for several writes, each of a whole value.
+    pub(super) fn open_to_write(&self, file: &str) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        rustix::fs::openat(&self.fd, file, flags, Mode::empty())
+    }
+
     /// Writes a control file. The errno is the caller's to explain.
     pub(super) fn try_write(&self, file: &str, value: &str) -> Result<(), Errno> {
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let fd = rustix::fs::openat(&self.fd, file, flags, Mode::empty())?;
+        let fd = self.open_to_write(file)?;
         // Control files take a whole value in one write(2); a short one does not occur.
         rustix::io::write(&fd, value.as_bytes())?;
         Ok(())
@@ -232,14 +237,41 @@ pub(super) fn write_at(group: &Path, file: &str, value: &str) -> Result<(), Errn
     Ok(())
 }
 
-/// Makes a group by its path, whose parent is there. ENOENT: it is not.
-pub(super) fn make_at(group: &Path) -> Result<(), Errno> {
-    let mode = Mode::from_raw_mode(0o755);
-    match rustix::fs::mkdir(group, mode) {
-        // As in `Directory::make`.
-        Ok(()) => rustix::fs::chmod(group, mode),
-        Err(Errno::EXIST) => Ok(()),
-        Err(errno) => Err(errno),
+/// Reads a control file of one value by its path.
+pub(super) fn read_at(group: &Path, file: &str) -> Result<String, Errno> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let fd = rustix::fs::open(group.join(file), flags, Mode::empty())?;
+    let mut text = Vec::with_capacity(4096);
+    crate::kernel_text::read_to_end(&fd, &mut text)?;
+    String::from_utf8(text).map_err(|_| Errno::ILSEQ)
+}
+
+/// Makes groups by their paths.
+#[derive(Debug, Default)]
+pub(super) struct Maker {
+    /// Whether this process's umask takes something from the mode, once one has been looked at.
+    masked: Option<bool>,
+}
+
+impl Maker {
+    /// Makes a group whose parent is there; whether it is new. ENOENT: the parent is not.
+    pub(super) fn make(&mut self, group: &Path) -> Result<bool, Errno> {
+        let mode = Mode::from_raw_mode(0o755);
+        match rustix::fs::mkdir(group, mode) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => return Ok(false),
+            Err(errno) => return Err(errno),
+        }
+        let masked = match self.masked {
+            Some(masked) => masked,
+            None => rustix::fs::stat(group)?.st_mode & 0o777 != 0o755,
+        };
+        self.masked = Some(masked);
+        if masked {
+            // As in `Directory::make`.
+            rustix::fs::chmod(group, mode)?;
+        }
+        Ok(true)
     }
 }
 

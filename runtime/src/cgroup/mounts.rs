@@ -73,18 +73,20 @@ pub(crate) fn parse(mountinfo: &[u8]) -> Vec<Mount> {
 }
 
 /// Decides between v1 and v2. A hybrid host counts as v1; its v2 mount serves only for controllers that no v1
-/// hierarchy has, such as hugetlb. None: nothing is mounted that can limit.
-pub(super) fn layout(mounts: Vec<Mount>) -> Option<Layout> {
+/// hierarchy has, such as hugetlb. None: nothing is mounted that can limit. `is_visible` is asked of as few as needed:
+/// each hierarchy is taken where it is seen first.
+pub(super) fn layout(mounts: Vec<Mount>, is_visible: impl Fn(&Mount) -> bool) -> Option<Layout> {
     let mut v1: Vec<((u32, u32), PathBuf, Vec<String>)> = Vec::new();
     let mut v2 = None;
     for mount in mounts {
         match mount.kind {
             Kind::V1(_) if v1.iter().any(|(device, ..)| *device == mount.device) => {}
+            Kind::V2 { .. } if v2.is_some() => {}
+            _ if !is_visible(&mount) => {}
             Kind::V1(controllers) => v1.push((mount.device, mount.point, controllers)),
-            Kind::V2 { local_events } if v2.is_none() => {
+            Kind::V2 { local_events } => {
                 v2 = Some((mount.point, local_events));
             }
-            Kind::V2 { .. } => {}
         }
     }
     let limits = |name: &String| LIMITING.contains(&name.as_str());
@@ -193,7 +195,7 @@ mod tests {
     #[test]
     fn a_hybrid_host_counts_as_v1_with_the_joined_controllers_once() {
         assert_eq!(
-            layout(parse(HYBRID.as_bytes())),
+            layout(parse(HYBRID.as_bytes()), |_| true),
             v1(
                 &[
                     ("/sys/fs/cgroup/cpu,cpuacct", &["cpu", "cpuacct"]),
@@ -212,7 +214,7 @@ mod tests {
 99 31 0:29 /docker/x /elsewhere rw - cgroup cgroup rw,memory
 ";
         assert_eq!(
-            layout(parse(text.as_bytes())),
+            layout(parse(text.as_bytes()), |_| true),
             v1(&[("/sys/fs/cgroup/memory", &["memory"])], None)
         );
     }
@@ -224,7 +226,7 @@ mod tests {
         let root = PathBuf::from("/sys/fs/cgroup");
         let local_events = false;
         assert_eq!(
-            layout(parse(text.as_bytes())),
+            layout(parse(text.as_bytes()), |_| true),
             Some(Layout::V2 { root, local_events })
         );
     }
@@ -239,7 +241,7 @@ mod tests {
         let root = PathBuf::from("/sys/fs/cgroup");
         let local_events = true;
         assert_eq!(
-            layout(parse(text.as_bytes())),
+            layout(parse(text.as_bytes()), |_| true),
             Some(Layout::V2 { root, local_events })
         );
     }
@@ -247,7 +249,7 @@ mod tests {
     #[test]
     fn a_host_without_cgroups_has_no_layout() {
         assert_eq!(
-            layout(parse(b"23 1 8:1 / / rw - ext4 /dev/root rw\n")),
+            layout(parse(b"23 1 8:1 / / rw - ext4 /dev/root rw\n"), |_| true),
             None
         );
     }
@@ -261,7 +263,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_makes_the_parser_panic(text in proptest::collection::vec(any::<u8>(), 0..300)) {
-            drop(layout(parse(&text)));
+            drop(layout(parse(&text), |_| true));
         }
 
         #[test]
@@ -269,7 +271,7 @@ mod tests {
             let mut text = HYBRID.as_bytes().to_vec();
             let at = cut % text.len();
             text[at] = byte;
-            drop(layout(parse(&text)));
+            drop(layout(parse(&text), |_| true));
         }
     }
 }

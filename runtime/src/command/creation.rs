@@ -66,6 +66,7 @@ pub(super) struct Created {
     pub(super) directory: StateDirectory,
     pub(super) lock: Lock,
     pub(super) record: Record,
+    pub(super) group: ContainerGroup,
     pub(super) init: Init,
 }
 
@@ -135,7 +136,7 @@ pub(super) fn create(
     let made = Making {
         directory: &directory,
         record: &mut record,
-        group,
+        group: &group,
         plan: &plan,
         config: &config,
         starter: manner.starter,
@@ -147,6 +148,7 @@ pub(super) fn create(
             directory,
             lock,
             record,
+            group,
             init,
         }),
         Err(error) => Err(undo(globals, &directory, record, lock, error)),
@@ -286,7 +288,7 @@ fn record(
 struct Making<'a> {
     directory: &'a StateDirectory,
     record: &'a mut Record,
-    group: ContainerGroup,
+    group: &'a ContainerGroup,
     plan: &'a Plan,
     config: &'a Config,
     starter: Starter,
@@ -320,7 +322,7 @@ impl Making<'_> {
         self.group.prepare(self.plan.resources.as_ref())?;
         let new = NewInit {
             plan: self.plan,
-            admission: Admission::First(&self.group),
+            admission: Admission::First(self.group),
             root: Some(launch::Root::at(&self.record.rootfs)?),
             container: None,
             stdio: stdio::own()?,

@@ -164,8 +164,22 @@ pub(super) fn destroy(
     record: Option<Record>,
     lock: Lock,
 ) -> Result<(), StepError> {
-    if let Some(record) = record {
-        ContainerGroup::open(&record.cgroup)?.end(PATIENCE)?;
+    let group = match &record {
+        Some(record) => Some(ContainerGroup::open(&record.cgroup)?),
+        None => None,
+    };
+    destroy_in(globals, directory, record.zip(group), lock)
+}
+
+/// As [`destroy`], for who has the container's group open already.
+pub(super) fn destroy_in(
+    globals: &Globals,
+    directory: &StateDirectory,
+    record: Option<(Record, ContainerGroup)>,
+    lock: Lock,
+) -> Result<(), StepError> {
+    if let Some((record, group)) = record {
+        group.end(PATIENCE)?;
         end_first_process(&record)?;
         if let Some(wanted) = &record.resctrl {
             resctrl::remove(wanted, &record.id)?;

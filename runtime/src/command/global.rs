@@ -102,7 +102,7 @@ fn is_rootless() -> bool {
 
 /// user_namespaces(7): the initial one maps every id to itself.
 fn in_user_namespace() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let map = crate::kernel_text::read_string("/proc/self/uid_map").unwrap_or_default();
     let numbers: Vec<&str> = map.split_whitespace().collect();
     !map.is_empty() && numbers != ["0", "0", "4294967295"]
 }

@@ -4,10 +4,11 @@ use std::os::fd::AsFd;
 
 use super::Command;
 use super::creation::{self, Created, Manner, Starter};
-use super::delete::destroy;
+use super::delete::{destroy, destroy_in};
 use super::global::Globals;
 use super::options::{Arguments, Given, Opt, joined};
 use crate::StepError;
+use crate::cgroup::ContainerGroup;
 use crate::foreground::Foreground;
 use crate::hooks;
 use crate::notify::{Notify, Supervisor};
@@ -77,21 +78,31 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
         directory,
         lock,
         init,
+        group,
         ..
     } = created;
     // Others may signal, update or delete it meanwhile.
     drop(lock);
     let status = foreground.attend(init.pidfd.as_fd(), notify)?;
     if !given.has("keep") {
-        remove(globals, &directory)?;
+        remove(globals, &directory, group)?;
     }
     Ok(status)
 }
 
 /// Fine if somebody else has deleted it as soon as it had ended, or to end it.
-fn remove(globals: &Globals, directory: &StateDirectory) -> Result<(), StepError> {
+fn remove(
+    globals: &Globals,
+    directory: &StateDirectory,
+    group: ContainerGroup,
+) -> Result<(), StepError> {
     match directory.lock(super::container::PATIENCE) {
-        Ok(lock) => destroy(globals, directory, directory.record()?, lock),
+        Ok(lock) => match directory.record()? {
+            Some(record) if record.cgroup == *group.location() => {
+                destroy_in(globals, directory, Some((record, group)), lock)
+            }
+            record => destroy(globals, directory, record, lock),
+        },
         Err(_) if !directory.is_in_place()? => Ok(()),
         Err(error) => Err(error),
     }

@@ -4,6 +4,9 @@
 //! commands that make a process inside a container first execute a clone of their own file: a read-only
 //! mount that is attached nowhere, without a copy; where that takes a privilege that is missing, a copy in
 //! memory that is sealed. The commands that make none do not pay for it.
+//!
+//! `longshore_sys::start` does the first of these before libc begins, so that here most often there is nothing left to do
+//! but to prove it.
 
 use std::ffi::{CString, OsString};
 use std::io::copy;

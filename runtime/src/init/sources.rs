@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use super::device::{self, Nodes};
 use super::filesystem::{self, Maps, Stamp, Tree};
 use crate::StepError;
+use crate::cgroup::Place;
 use crate::plan::Step;
 
 /// What was opened.
@@ -19,6 +20,8 @@ pub(crate) struct Sources {
     pub(super) trees: BTreeMap<usize, Tree>,
     pub(super) nodes: Option<Nodes>,
     pub(super) cgroups: Vec<Option<Stamp>>,
+    /// Where this process's cgroups are, if its parent knows.
+    places: Vec<Place>,
     maps: Maps,
 }
 
@@ -30,6 +33,7 @@ pub(crate) struct SourcesShape {
     trees: Vec<(usize, Option<OsString>)>,
     /// How many nodes, and whether they lie in one cabinet.
     nodes: Option<(usize, bool)>,
+    places: Vec<Place>,
 }
 
 impl Sources {
@@ -43,6 +47,11 @@ impl Sources {
         Ok(sources)
     }
 
+    /// Tells where the process will be, so that it need not look for itself.
+    pub(crate) fn tell_places(&mut self, places: Vec<Place>) {
+        self.places = places;
+    }
+
     /// None: the step opens nothing.
     pub(super) fn take(&mut self, step: &Step) -> Option<Result<(), StepError>> {
         let taken = match step {
@@ -52,7 +61,8 @@ impl Sources {
             Step::OpenFilesystem { slot, filesystem } => filesystem::open_filesystem(filesystem)
                 .map(|mount| drop(self.trees.insert(*slot, Tree::Mount(mount)))),
             Step::OpenCgroups(hierarchies) => {
-                filesystem::open_cgroups(hierarchies).map(|groups| self.cgroups = groups)
+                let opened = filesystem::open_cgroups(hierarchies, &self.places);
+                opened.map(|groups| self.cgroups = groups)
             }
             Step::MakeDevices(devices) => {
                 device::make_nodes(devices).map(|nodes| self.nodes = Some(nodes))
@@ -73,6 +83,7 @@ impl Sources {
         let mut kept = Vec::new();
         let mut shape = SourcesShape {
             null: self.null.is_some(),
+            places: self.places,
             ..SourcesShape::default()
         };
         kept.extend(self.null.map(Stamp::into_mount));
@@ -104,7 +115,10 @@ impl Sources {
         kept: &mut impl Iterator<Item = OwnedFd>,
         shape: &SourcesShape,
     ) -> Option<Sources> {
-        let mut sources = Sources::default();
+        let mut sources = Sources {
+            places: shape.places.clone(),
+            ..Sources::default()
+        };
         if shape.null {
             sources.null = Some(Stamp::new(kept.next()?));
         }

@@ -171,7 +171,16 @@ impl Talk {
     pub(crate) fn receive_with<M: for<'de> Deserialize<'de>>(
         &self,
     ) -> Result<Option<(M, Option<OwnedFd>)>, Errno> {
-        let mut packet = vec![0; PACKET_MAX];
+        // A message is a few bytes or, seldom, thousands; room for the largest would be made anew for each.
+        let flags = RecvFlags::PEEK | RecvFlags::TRUNC;
+        let peek = || rustix::net::recv(&self.0, &mut [0; 0][..], flags);
+        let length = match rustix::io::retry_on_intr(peek) {
+            Ok((_, length)) if length > PACKET_MAX => return Err(Errno::MSGSIZE),
+            Ok((_, length)) => length,
+            Err(Errno::CONNRESET) => return Ok(None),
+            Err(errno) => return Err(errno),
+        };
+        let mut packet = vec![0; length.max(1)];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let got = rustix::io::retry_on_intr(|| {

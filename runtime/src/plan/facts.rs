@@ -6,6 +6,7 @@ use rustix::thread::CapabilitySet;
 
 use crate::StepError;
 use crate::error::Context;
+use crate::kernel_text;
 
 /// File system type of a mounted selinuxfs, linux/magic.h.
 const SELINUX_MAGIC: rustix::fs::FsWord = 0xf97c_ff8c;
@@ -41,13 +42,13 @@ impl HostFacts {
             .context("read", "capabilities")?
             .effective;
         let groups =
-            std::fs::read_to_string("/proc/self/cgroup").context("read", "/proc/self/cgroup")?;
+            kernel_text::read_string("/proc/self/cgroup").context("read", "/proc/self/cgroup")?;
         Ok(HostFacts {
             bounding,
             supported,
             v1_hierarchies: v1_hierarchies(&groups),
             // A module that is not there has no such file.
-            apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled")
+            apparmor: kernel_text::read("/sys/module/apparmor/parameters/enabled")
                 .is_ok_and(|text| text.starts_with(b"Y")),
             selinux: rustix::fs::statfs("/sys/fs/selinux")
                 .is_ok_and(|statfs| statfs.f_type == SELINUX_MAGIC),

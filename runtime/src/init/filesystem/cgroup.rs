@@ -13,18 +13,41 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::{Stamp, attach, configure, detached, set_flags};
 use crate::StepError;
+use crate::cgroup::Place;
 use crate::cgroup::mounts::{Kind, Mount, parse};
 use crate::error::Context;
 use crate::init::resolve::{self, Missing};
+use crate::kernel_text;
 use crate::plan::{CgroupView, MountFlags, Spread};
 
 /// Clones this process's own group of each hierarchy; None for one that is not mounted. No hierarchy: v2.
+///
+/// `known` is where its parent has put it. That is everywhere or, for a user who may make no groups, nowhere.
 pub(in crate::init) fn open_cgroups(
     hierarchies: &[String],
+    known: &[Place],
 ) -> Result<Vec<Option<Stamp>>, StepError> {
+    let place = |hierarchy: &String| {
+        let mut names = hierarchy.split(',');
+        let holds = |place: &&Place| names.all(|name| place.names.iter().any(|own| own == name));
+        open(&known.iter().find(holds)?.path).ok()
+    };
+    let all: Option<Vec<OwnedFd>> = hierarchies.iter().map(place).collect();
+    match all.filter(|all| !all.is_empty()) {
+        Some(all) => Ok(all
+            .into_iter()
+            .map(|mount| Some(Stamp::new(mount)))
+            .collect()),
+        None => look_for_cgroups(hierarchies),
+    }
+}
+
+fn look_for_cgroups(hierarchies: &[String]) -> Result<Vec<Option<Stamp>>, StepError> {
     let step = "open own cgroup";
-    let groups = std::fs::read_to_string("/proc/self/cgroup").context(step, "/proc/self/cgroup")?;
-    let table = std::fs::read("/proc/self/mountinfo").context(step, "/proc/self/mountinfo")?;
+    let file = "/proc/self/cgroup";
+    let groups = kernel_text::read_string(file).context(step, file)?;
+    let file = "/proc/self/mountinfo";
+    let table = kernel_text::read(file).context(step, file)?;
     let mounts = parse(&table);
     let unified = [String::new()];
     let wanted = match hierarchies {
