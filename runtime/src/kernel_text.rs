@@ -9,14 +9,14 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-/// Room for most texts. What is not written to costs nothing.
-const ROOM: usize = 16 << 10;
+/// What the kernel gives at once, most often.
+const ROOM: usize = 4 << 10;
 
 /// The text of a file in /proc.
 pub(crate) fn read(path: impl AsRef<Path>) -> Result<Vec<u8>, Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let file = rustix::fs::open(path.as_ref(), flags, Mode::empty())?;
-    let mut text = Vec::with_capacity(ROOM);
+    let mut text = Vec::new();
     read_to_end(&file, &mut text)?;
     Ok(text)
 }
@@ -27,12 +27,15 @@ pub(crate) fn read_string(path: impl AsRef<Path>) -> Result<String, Errno> {
 }
 
 /// What is left of an open file. A short read is no end: the kernel gives whole lines.
+///
+/// By way of the stack: most texts are a few bytes, and room for the longest would be a mapping for each.
 pub(crate) fn read_to_end(file: impl AsFd, text: &mut Vec<u8>) -> Result<(), Errno> {
+    let mut part = [0; ROOM];
     loop {
-        text.reserve(1);
-        match rustix::io::read(&file, rustix::buffer::spare_capacity(text)) {
+        match rustix::io::read(&file, &mut part[..]) {
             Ok(0) => return Ok(()),
-            Ok(_) | Err(Errno::INTR) => {}
+            Ok(length) => text.extend_from_slice(&part[..length]),
+            Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
     }

@@ -241,7 +241,7 @@ pub(super) fn write_at(group: &Path, file: &str, value: &str) -> Result<(), Errn
 pub(super) fn read_at(group: &Path, file: &str) -> Result<String, Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let fd = rustix::fs::open(group.join(file), flags, Mode::empty())?;
-    let mut text = Vec::with_capacity(4096);
+    let mut text = Vec::new();
     crate::kernel_text::read_to_end(&fd, &mut text)?;
     String::from_utf8(text).map_err(|_| Errno::ILSEQ)
 }
@@ -290,13 +290,8 @@ fn read(directory: &OwnedFd, file: &str) -> Result<String, Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let fd = rustix::fs::openat(directory, file, flags, Mode::empty())?;
     let mut bytes = Vec::new();
-    loop {
-        bytes.reserve(4096);
-        // Nothing to retry by hand but EINTR, which control files do not give.
-        if rustix::io::read(&fd, rustix::buffer::spare_capacity(&mut bytes))? == 0 {
-            return String::from_utf8(bytes).map_err(|_| Errno::ILSEQ);
-        }
-    }
+    crate::kernel_text::read_to_end(&fd, &mut bytes)?;
+    String::from_utf8(bytes).map_err(|_| Errno::ILSEQ)
 }
 
 /// Calls `enter` on the top and on every directory below it, and `leave(parent, name)` when a directory
