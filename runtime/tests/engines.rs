@@ -1,4 +1,4 @@
-//! podman and containerd, as Debian has them, run containers on this runtime, which they take for runc.
+//! podman, containerd and docker, as Debian has them, run containers on this runtime, which they take for runc.
 //!
 //! The limits on files and processes are given because a host without CAP_SYS_RESOURCE refuses podman's own.
 
@@ -216,5 +216,124 @@ fn containerd_runs_executes_pauses_and_removes() {
     assert!(matches!(output.status.code(), Some(0 | 137)), "{said}");
     succeed(containerd.ctr().args(["container", "rm", "stays"]));
     drop(containerd);
+    show_folders_of_the_host();
+}
+
+/// docker's daemon with folders of its own, and no network but the container's own `lo`; it ends with the test.
+struct Docker {
+    daemon: Child,
+    address: String,
+}
+
+impl Docker {
+    fn start(host: &Host) -> Docker {
+        let folder = host.directory.path().join("docker");
+        std::fs::create_dir(&folder).unwrap();
+        let address = format!("unix://{}", folder.join("socket").display());
+        let log = std::fs::File::create(folder.join("log")).unwrap();
+        let daemon = Command::new("dockerd")
+            .args(["--host", &address, "--storage-driver", "vfs"])
+            .args(["--bridge=none", "--iptables=false", "--ip6tables=false"])
+            .args(["--ip-forward=false", "--userland-proxy=false"])
+            .args(["--add-runtime", &format!("longshore={RUNTIME}")])
+            .args(["--cgroup-parent", &format!("/{}", host.cgroup)])
+            .arg("--data-root")
+            .arg(folder.join("data"))
+            .arg("--exec-root")
+            .arg(folder.join("exec"))
+            .arg("--pidfile")
+            .arg(folder.join("pid"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("Debian's docker.io");
+        let docker = Docker { daemon, address };
+        eventually("docker answers", || {
+            words(docker.client().arg("info")).0.status.success()
+        });
+        docker
+    }
+
+    fn client(&self) -> Command {
+        let mut client = Command::new("docker");
+        client.args(["--host", &self.address]);
+        client
+    }
+
+    /// An image of what `busybox` made.
+    fn import(&self, root: &Path) {
+        let archive = Command::new("tar")
+            .arg("--directory")
+            .arg(root)
+            .args(["--create", "."])
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut archive = archive.unwrap();
+        let input = archive.stdout.take().unwrap();
+        let import = self
+            .client()
+            .args(["import", "-", "box"])
+            .stdin(input)
+            .output();
+        assert!(import.unwrap().status.success());
+        assert!(archive.wait().unwrap().success());
+    }
+
+    fn run(&self, flags: &[&str], program: &[&str]) -> Command {
+        let mut run = self.client();
+        run.args(["run", "--runtime", "longshore", "--network", "none"])
+            .args(flags)
+            .arg("box")
+            .args(program);
+        run
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        // It ends its own containerd only if it is asked to end.
+        let pid = nix::unistd::Pid::from_raw(self.daemon.id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        self.daemon.wait().unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs root, docker"]
+fn docker_runs_executes_pauses_updates_and_removes() {
+    let host = Host::new();
+    hide_folders_of_the_host();
+    let docker = Docker::start(&host);
+    docker.import(&busybox(&host));
+    let script = ["/bin/sh", "-c", "id -u; exit 7"];
+    let (output, said) = words(&mut docker.run(&["--rm"], &script));
+    assert_eq!(output.status.code(), Some(7), "{said}");
+    assert!(said.starts_with("0\n"), "{said}");
+
+    let flags = ["--detach", "--name", "stays", "--memory", "64m"];
+    succeed(&mut docker.run(&flags, &["/bin/sleep", "1000"]));
+    let said = succeed(
+        docker
+            .client()
+            .args(["exec", "stays", "/bin/echo", "inside"]),
+    );
+    assert_eq!(said, "inside\n");
+    succeed(docker.client().args(["pause", "stays"]));
+    let said = succeed(docker.client().arg("ps"));
+    assert!(said.contains("(Paused)"), "{said}");
+    succeed(docker.client().args(["unpause", "stays"]));
+    let limits = ["update", "--memory", "32m", "--memory-swap", "32m", "stays"];
+    succeed(docker.client().args(limits));
+    let said = succeed(docker.client().args(["stats", "--no-stream", "stays"]));
+    assert!(said.contains("/ 32MiB"), "{said}");
+    let said = succeed(docker.client().args(["top", "stays"]));
+    assert!(said.contains("/bin/sleep 1000"), "{said}");
+    succeed(docker.client().args(["stop", "--time", "1", "stays"]));
+    let of = "{{.State.ExitCode}} {{.HostConfig.Runtime}}";
+    let said = succeed(docker.client().args(["inspect", "--format", of, "stays"]));
+    assert_eq!(said, "137 longshore\n");
+    succeed(docker.client().args(["rm", "stays"]));
+    drop(docker);
     show_folders_of_the_host();
 }
