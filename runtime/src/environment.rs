@@ -2,6 +2,7 @@
 //! the host's namespaces, while init waits.
 
 use crate::hooks;
+use crate::interrupt::Interrupt;
 use crate::network_device::{self, Lent};
 use crate::plan::{HookKind, Plan};
 use crate::{StepError, resctrl};
@@ -15,13 +16,18 @@ pub(crate) struct Environment {
 impl Environment {
     /// Does for the process `pid`, init, what the plan has for its parent: the resctrl group, network devices, then
     /// the hooks of the runtime's namespaces, which find all of that done.
-    pub(crate) fn make(&mut self, plan: &Plan, pid: u32) -> Result<(), StepError> {
+    pub(crate) fn make(
+        &mut self,
+        plan: &Plan,
+        pid: u32,
+        interrupt: &Interrupt,
+    ) -> Result<(), StepError> {
         if let Some(wanted) = &plan.resctrl {
             let id = plan.state["id"].as_str().unwrap_or_default();
             resctrl::enter(wanted, id, pid)?;
         }
         self.lent = network_device::lend(&plan.network_devices, pid)?;
-        let run = |kind, hooks| hooks::run(kind, hooks, &plan.state, Some(pid));
+        let run = |kind, hooks| hooks::run(kind, hooks, &plan.state, Some(pid), Some(interrupt));
         run(HookKind::Prestart, &plan.hooks.prestart)?;
         run(HookKind::CreateRuntime, &plan.hooks.create_runtime)
     }

@@ -74,11 +74,13 @@ impl Foreground {
     }
 
     /// Stays until the process has ended, which must be a child: its exit status, 128 and the signal if one ended it.
-    /// What it says to `notify` is passed on.
+    /// What it says to `notify` is passed on; a supervisor that cannot be told is no fault of the process's, and a
+    /// warning.
     pub(crate) fn attend(
         mut self,
         process: BorrowedFd<'_>,
         mut notify: Option<Notify>,
+        warn: &dyn Fn(&StepError),
     ) -> Result<u8, StepError> {
         loop {
             let ended = self.poll(process, notify.as_ref())?;
@@ -86,11 +88,13 @@ impl Foreground {
                 relay.carry();
             }
             self.forward(process)?;
-            if let Some(said) = &notify
-                && said.hear()?
-            {
-                notify = None;
-            }
+            notify = notify.filter(|notify| match notify.hear() {
+                Ok(ready) => !ready,
+                Err(error) => {
+                    warn(&error);
+                    false
+                }
+            });
             if ended {
                 break;
             }

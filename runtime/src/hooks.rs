@@ -25,6 +25,7 @@ use serde_json::Value;
 
 use crate::StepError;
 use crate::error::Context;
+use crate::interrupt::Interrupt;
 use crate::plan::{Hook, HookKind};
 use crate::state::{Record, Status};
 
@@ -33,12 +34,13 @@ const QUOTE: usize = 1024;
 const STEP: &str = "run hook";
 
 /// Runs hooks in their order; the first that fails is the last. `state` is the container's OCI state, in which the
-/// status of that time and the pid are set here.
+/// status of that time and the pid are set here. An interrupt is a failure of the hook that runs then.
 pub(crate) fn run(
     kind: HookKind,
     hooks: &[Hook],
     state: &Value,
     pid: Option<u32>,
+    interrupt: Option<&Interrupt>,
 ) -> Result<(), StepError> {
     if hooks.is_empty() {
         return Ok(());
@@ -48,7 +50,7 @@ pub(crate) fn run(
     let directory = directory(kind, state);
     hooks
         .iter()
-        .try_for_each(|hook| one(kind, hook, &text, directory))
+        .try_for_each(|hook| one(kind, hook, &text, directory, interrupt))
 }
 
 /// Runs hooks in their order, whether they fail or not: what failed, as warnings.
@@ -61,26 +63,24 @@ fn run_all(kind: HookKind, hooks: &[Hook], state: &Value) -> Vec<StepError> {
     }
     let text = state_text(kind, state, None);
     let directory = directory(kind, state);
-    let each = hooks.iter().map(|hook| one(kind, hook, &text, directory));
+    let each = hooks
+        .iter()
+        .map(|hook| one(kind, hook, &text, directory, None));
     each.filter_map(Result::err).collect()
 }
 
 /// What `start` runs when the program runs.
-pub(crate) fn poststart(record: &Record) -> Result<(), StepError> {
+pub(crate) fn poststart(record: &Record, interrupt: &Interrupt) -> Result<(), StepError> {
     let pid = record.init.map(|init| init.pid);
     let state = record.oci_state(Status::Running, None);
-    run(HookKind::Poststart, &record.poststart, &state, pid)
+    let hooks = &record.poststart;
+    run(HookKind::Poststart, hooks, &state, pid, Some(interrupt))
 }
 
 /// What `delete` runs when the container is gone; what failed.
 pub(crate) fn poststop(record: &Record) -> Vec<StepError> {
     let state = record.oci_state(Status::Stopped, None);
     run_all(HookKind::Poststop, &record.poststop, &state)
-}
-
-/// Whether it was a hook that failed.
-pub(crate) fn is_from_hook(error: &StepError) -> bool {
-    error.step == STEP
 }
 
 /// A caller of this runtime may have left descriptors open that it never meant for a hook. In init there are none:
@@ -115,6 +115,7 @@ fn one(
     hook: &Hook,
     state: &[u8],
     directory: Option<&Path>,
+    interrupt: Option<&Interrupt>,
 ) -> Result<(), StepError> {
     let fail = |cause: String| StepError::refused(STEP, hook.path.display(), cause);
     let io = |error: std::io::Error| StepError {
@@ -122,22 +123,27 @@ fn one(
         ..StepError::io(STEP, hook.path.display(), error)
     };
     let (mut child, output) = spawn(hook, directory).map_err(io)?;
-    let watch = Watch::new(&mut child, output, hook.timeout);
+    let watch = Watch::new(&mut child, output, hook.timeout, interrupt);
     let watched = watch.and_then(|watch| watch.finish(state));
-    let (timely, output) = match watched {
+    let (outcome, output) = match watched {
         Ok(watched) => watched,
         Err(errno) => {
             end(&mut child);
             return Err(io(errno.into()));
         }
     };
-    if !timely {
+    let why = match outcome {
+        Outcome::Ended => None,
+        Outcome::Late => {
+            let seconds = hook.timeout.unwrap_or_default();
+            Some(format!("took longer than {seconds} s"))
+        }
+        Outcome::Interrupted => interrupt.map(|interrupt| format!("was {}", interrupt.take())),
+    };
+    if let Some(why) = why {
         end(&mut child);
-        let seconds = hook.timeout.unwrap_or_default();
-        return Err(fail(format!(
-            "{kind} hook took longer than {seconds} s and was killed{}",
-            quote(&output)
-        )));
+        let said = quote(&output);
+        return Err(fail(format!("{kind} hook {why} and was killed{said}")));
     }
     let status = child.wait().map_err(io)?;
     if status.success() {
@@ -174,18 +180,35 @@ fn spawn(hook: &Hook, directory: Option<&Path>) -> std::io::Result<(Child, Owned
     Ok((command.spawn()?, output))
 }
 
+/// How it came to an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// By itself.
+    Ended,
+    /// Not in its time.
+    Late,
+    /// Somebody wants the runtime to end.
+    Interrupted,
+}
+
 /// A hook that is running.
-struct Watch {
+struct Watch<'a> {
     pidfd: OwnedFd,
     /// None once all was written, or the hook will not read.
     input: Option<OwnedFd>,
     /// None at end of file.
     output: Option<OwnedFd>,
     deadline: Option<Instant>,
+    interrupt: Option<&'a Interrupt>,
 }
 
-impl Watch {
-    fn new(child: &mut Child, output: OwnedFd, timeout: Option<u64>) -> Result<Watch, Errno> {
+impl<'a> Watch<'a> {
+    fn new(
+        child: &mut Child,
+        output: OwnedFd,
+        timeout: Option<u64>,
+        interrupt: Option<&'a Interrupt>,
+    ) -> Result<Watch<'a>, Errno> {
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let pidfd = pidfd_open(pid.ok_or(Errno::SRCH)?, PidfdFlags::empty())?;
         let input = child.stdin.take().map(OwnedFd::from);
@@ -199,17 +222,18 @@ impl Watch {
             input,
             output: Some(output),
             deadline,
+            interrupt,
         })
     }
 
-    /// Until the hook has ended: true and the end of what it wrote. False: its time is over.
-    fn finish(mut self, mut state: &[u8]) -> Result<(bool, Vec<u8>), Errno> {
+    /// Until the hook has ended, or has to; and the end of what it wrote.
+    fn finish(mut self, mut state: &[u8]) -> Result<(Outcome, Vec<u8>), Errno> {
         let mut output = Vec::new();
         loop {
             let Some(remaining) = self.remaining() else {
-                return Ok((false, output));
+                return Ok((Outcome::Late, output));
             };
-            let (ended, input, written) = self.poll(remaining)?;
+            let [ended, input, written, interrupted] = self.poll(remaining)?;
             if input {
                 self.feed(&mut state);
             }
@@ -217,7 +241,10 @@ impl Watch {
                 self.drain(&mut output);
             }
             if ended {
-                return Ok((true, output));
+                return Ok((Outcome::Ended, output));
+            }
+            if interrupted {
+                return Ok((Outcome::Interrupted, output));
             }
         }
     }
@@ -237,8 +264,8 @@ impl Watch {
         Some(Some(timespec))
     }
 
-    /// Whether the hook has ended, takes input, has written.
-    fn poll(&self, timeout: Option<Timespec>) -> Result<(bool, bool, bool), Errno> {
+    /// Whether the hook has ended, takes input, has written; whether there is an interrupt.
+    fn poll(&self, timeout: Option<Timespec>) -> Result<[bool; 4], Errno> {
         let mut fds = vec![PollFd::new(&self.pidfd, PollFlags::IN)];
         fds.extend(
             self.input
@@ -250,18 +277,21 @@ impl Watch {
                 .iter()
                 .map(|pipe| PollFd::new(pipe, PollFlags::IN)),
         );
+        let interrupt = self.interrupt.iter();
+        fds.extend(interrupt.map(|interrupt| PollFd::new(interrupt, PollFlags::IN)));
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) => {}
-            Err(Errno::INTR) => return Ok((false, false, false)),
+            Err(Errno::INTR) => return Ok([false; 4]),
             Err(errno) => return Err(errno),
         }
         let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
         let mut next = |present: bool| present && ready.next().unwrap_or(false);
-        Ok((
+        Ok([
             next(true),
             next(self.input.is_some()),
             next(self.output.is_some()),
-        ))
+            next(self.interrupt.is_some()),
+        ])
     }
 
     fn feed(&mut self, state: &mut &[u8]) {

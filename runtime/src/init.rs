@@ -34,15 +34,14 @@ use rustix::net::SocketFlags;
 use crate::StepError;
 use crate::error::Context;
 use crate::launch::{Door, Root};
-use crate::plan::{
-    CapabilitySets, Environment, Hook, HookKind, Namespace, Plan, RootChange, Step, Terminal,
-};
+use crate::plan::{CapabilitySets, Environment, Hook, HookKind, Plan, RootChange, Step, Terminal};
 use crate::seccomp::{self, Filter, Handover};
 
 pub(crate) use descriptors::{Descriptors, Shape};
 use procfs::Procfs;
 
 pub(crate) use filesystem::{is_null, null_device};
+pub(crate) use identity::make_room;
 pub(crate) use program::explain;
 pub(crate) use sources::Sources;
 pub(crate) use talk::{FromInit, Talk, ToInit};
@@ -60,9 +59,12 @@ pub(crate) fn run(plan: &Plan, descriptors: Option<Descriptors>) -> ! {
         } else {
             stage::run(&mut walk, plan)
         };
+        let said = match walk.hook_failed {
+            true => FromInit::HookFailed(failed),
+            false => FromInit::Failed(failed),
+        };
         // The parent may be gone; then nobody is left to tell.
-        walk.talk
-            .map(|talk| talk.send(&FromInit::Failed(failed)).ok());
+        walk.talk.map(|talk| talk.send(&said).ok());
     });
     // Unwinding must not reach the parent's frames, of which this process has a copy.
     drop(catch_unwind(walk));
@@ -77,7 +79,8 @@ struct Walk {
     talk: Option<Talk>,
     /// None once somebody came through it.
     door: Option<Door>,
-    stdio: [OwnedFd; 3],
+    /// None once they are standard input, output and error.
+    stdio: Option<[OwnedFd; 3]>,
     /// Become the program's descriptors from 3 on.
     preserved: Vec<OwnedFd>,
     /// None once it is the container's root.
@@ -101,6 +104,8 @@ struct Walk {
     listen: Vec<String>,
     program: Option<CString>,
     bonds: Bonds,
+    /// Whether a hook is what failed.
+    hook_failed: bool,
 }
 
 /// What binds the program and would hinder init: it comes when nothing but execve is left to do.
@@ -125,7 +130,7 @@ impl Walk {
         Walk {
             talk: Some(talk),
             door: Some(door),
-            stdio,
+            stdio: Some(stdio),
             host_root: root,
             attached_root: None,
             container,
@@ -139,6 +144,7 @@ impl Walk {
             listen: Vec::new(),
             program: None,
             bonds: Bonds::default(),
+            hook_failed: false,
         }
     }
 
@@ -156,9 +162,12 @@ impl Walk {
     fn settle_in(&mut self) -> Result<(), StepError> {
         sys::default_all_signals().context("reset", "signal mask")?;
         rustix::process::setsid().context("start", "session")?;
-        rustix::stdio::dup2_stdin(&self.stdio[0]).context("set", "standard input")?;
-        rustix::stdio::dup2_stdout(&self.stdio[1]).context("set", "standard output")?;
-        rustix::stdio::dup2_stderr(&self.stdio[2]).context("set", "standard error")
+        let Some([input, output, error]) = self.stdio.take() else {
+            return Ok(());
+        };
+        rustix::stdio::dup2_stdin(input).context("set", "standard input")?;
+        rustix::stdio::dup2_stdout(output).context("set", "standard output")?;
+        rustix::stdio::dup2_stderr(error).context("set", "standard error")
     }
 
     fn take(&mut self, step: &Step) -> Result<(), StepError> {
@@ -182,11 +191,17 @@ impl Walk {
                 .proc()?
                 .write_own("oom_score_adj", &value.to_string())
                 .context("set OOM score adjustment", value),
-            Step::ProveForeign { namespace, path } => prove_foreign(self.proc()?, *namespace, path),
-            Step::Hooks { kind, hooks } => self.run_hooks(*kind, hooks),
+            Step::LeaveGroups => {
+                rustix::thread::set_thread_groups(&[]).context("leave", "all groups")
+            }
+            Step::Hooks { kind, hooks } => {
+                let run = self.run_hooks(*kind, hooks);
+                self.hook_failed = run.is_err();
+                run
+            }
             Step::Label { kind, text } => self.proc()?.write_label(*kind, text),
             Step::Sysctl { path, value } => self.proc()?.write_sysctl(path, value),
-            Step::Join(joined) => namespace::join(joined),
+            Step::Join(joined) => namespace::join(joined, self.proc.as_ref()),
             Step::JoinContainer(namespaces) => {
                 let container = self.container.take();
                 let container =
@@ -254,6 +269,7 @@ impl Walk {
     fn take_identity(&mut self, step: &Step) -> Result<(), StepError> {
         match step {
             Step::Attribute(wanted) => attribute::set(wanted),
+            Step::MakeRoom(limit) => identity::make_room(None, limit),
             Step::Rlimit(limit) => identity::set_rlimit(limit),
             Step::WorkingDirectory(path) => identity::enter_directory(self.root()?, path),
             Step::EnterDirectory(path) => identity::enter_existing(self.root()?, path),
@@ -267,7 +283,11 @@ impl Walk {
             }
             Step::BoundCapabilities(kept) => identity::bound(kept),
             Step::User { uid, gid, groups } => {
-                let groups = (!self.setgroups_denied).then_some(groups.as_slice());
+                let groups = match self.setgroups_denied {
+                    true if groups.is_empty() => None,
+                    true => return Err(groups_denied(groups)),
+                    false => Some(groups.as_slice()),
+                };
                 identity::become_user(*uid, *gid, groups)
             }
             Step::Umask(mask) => {
@@ -306,7 +326,7 @@ impl Walk {
     /// A hook of the image is bound as the program will be: by a child, as what binds hinders init.
     fn run_hooks(&self, kind: HookKind, hooks: &[Hook]) -> Result<(), StepError> {
         let pid = std::process::id();
-        let run = || crate::hooks::run(kind, hooks, &self.state, Some(pid));
+        let run = || crate::hooks::run(kind, hooks, &self.state, Some(pid), None);
         if self.bonds == Bonds::default() {
             return run();
         }
@@ -326,7 +346,14 @@ impl Walk {
     }
 
     /// Ready; then `start` comes from the parent, or from somebody at the door once the parent is gone.
+    ///
+    /// That may be in a year, and whoever gets into a process that waits has what it holds: nothing of the host any more.
     fn await_start(&mut self) -> Result<(), StepError> {
+        self.proc = None;
+        self.attached_root = None;
+        self.host_root = None;
+        self.container = None;
+        self.build = build::Build::new(Sources::default());
         self.talk()?
             .send(&FromInit::Ready)
             .context("report", "ready")?;
@@ -419,6 +446,8 @@ impl Walk {
         };
         let preserved = std::mem::take(&mut self.preserved);
         let bonds = std::mem::take(&mut self.bonds);
+        // Before the filter, which may know nothing of it. Whoever started it may be gone: the program runs all the same.
+        talk.send(&FromInit::Executing).ok();
         sys::exec_keeping(talk.into_fd(), preserved, &program, &bonds, bind, report)
     }
 }
@@ -501,22 +530,10 @@ fn out_of_order(step: &str, subject: &Path) -> StepError {
     )
 }
 
-/// A parameter of a namespace is written only where the container has one that is not the host's.
-fn prove_foreign(proc: &Procfs, namespace: Namespace, path: &Path) -> Result<(), StepError> {
-    let step = "compare namespace";
-    let name = match namespace {
-        Namespace::Uts => "uts",
-        Namespace::Ipc => "ipc",
-        Namespace::Network => "net",
-        other => return Err(out_of_order(step, Path::new(&other.to_string()))),
-    };
-    let own = proc.own_namespace(name).context(step, name)?;
-    let other = rustix::fs::stat(path).context(step, path.display())?.st_ino;
-    if own != other {
-        return Ok(());
-    }
-    let cause = "it is the host's own, and a sysctl would change it; remove the sysctl or give another namespace";
-    Err(StepError::refused(step, path.display(), cause))
+fn groups_denied(groups: &[u32]) -> StepError {
+    let cause = "the container's user namespace forbids setgroups(2): whoever made it had no privilege; remove the \
+                 additional groups";
+    StepError::refused("set groups", format!("{groups:?}"), cause)
 }
 
 fn new_session_keyring() -> Result<(), StepError> {

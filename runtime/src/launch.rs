@@ -35,9 +35,10 @@ use crate::StepError;
 use crate::cgroup::{ContainerGroup, Entrance};
 use crate::error::Context;
 use crate::init::{self, Descriptors, FromInit, Shape, Sources, Talk, ToInit};
+use crate::interrupt::Interrupt;
 use crate::plan::{Namespace, Plan};
 
-pub(crate) use door::{Door, start};
+pub(crate) use door::{Door, NotStarted, killed, start};
 pub(crate) use root::Root;
 
 /// What happens in the host's view once the container's namespaces exist and before its root does: hooks,
@@ -61,6 +62,8 @@ pub(crate) struct NewInit<'a> {
     pub(crate) door: Door,
     /// Called at [`Step::AwaitEnvironment`](crate::plan::Step::AwaitEnvironment), if the plan has it.
     pub(crate) environment: &'a mut Environment<'a>,
+    /// Ends the creation while init walks: a hook in it may hang.
+    pub(crate) interrupt: Option<&'a Interrupt>,
 }
 
 /// How the first child comes into its cgroup.
@@ -94,6 +97,7 @@ impl NewInit<'_> {
             preserved,
             door,
             environment,
+            interrupt,
         } = self;
         let (ours, theirs) = Talk::pair().context("make", "socket pair")?;
         let mut sources = Sources::open(&plan.opened)?;
@@ -116,7 +120,7 @@ impl NewInit<'_> {
                 };
                 // The child holds the only other end: if it dies, its parent hears end of file.
                 drop(theirs);
-                match init.bring_up(plan, admission, environment) {
+                match init.bring_up(plan, admission, environment, interrupt) {
                     Ok(()) => Ok(init),
                     Err(error) => {
                         init.end();
@@ -151,6 +155,7 @@ impl Init {
         plan: &Plan,
         admission: Admission<'_>,
         environment: &mut Environment<'_>,
+        interrupt: Option<&Interrupt>,
     ) -> Result<(), StepError> {
         // v2: the child was born in its group. Elsewhere it waits until it has been brought in.
         match admission {
@@ -171,6 +176,9 @@ impl Init {
             self.proceed();
         }
         loop {
+            if let Some(interrupt) = interrupt {
+                interrupt.wait(&self.talk, "wait for", "init")?;
+            }
             let heard = self.talk.receive_with().context("hear from", "init")?;
             match heard {
                 Some((FromInit::Ready, _)) => return Ok(()),
@@ -235,8 +243,13 @@ impl Init {
     }
 
     /// Lets an init whose door is its parent go on to execve, and returns once execve has succeeded.
-    pub(crate) fn start(&self, entrypoint: &str) -> Result<(), StepError> {
-        door::order_start(&self.talk, entrypoint)
+    pub(crate) fn start(
+        &self,
+        entrypoint: &str,
+        interrupt: Option<&Interrupt>,
+    ) -> Result<(), StepError> {
+        let started = door::order_start(&self.talk, entrypoint, interrupt);
+        started.map_err(|why| why.into_error(entrypoint))
     }
 
     /// Lets an init that waits at a listener live on without its parent. Until then it ends with its parent: what
@@ -266,7 +279,7 @@ fn wait(pidfd: &OwnedFd) -> Result<Option<WaitIdStatus>, Errno> {
 /// Why there will be no init.
 fn ended(said: Option<FromInit>) -> StepError {
     match said {
-        Some(FromInit::Failed(error)) => error,
+        Some(FromInit::Failed(error) | FromInit::HookFailed(error)) => error,
         Some(FromInit::NotExecuted(code)) => {
             StepError::io("execute", "init", Errno::from_raw_os_error(code))
         }

@@ -14,6 +14,7 @@ mod error;
 mod foreground;
 mod hooks;
 mod init;
+mod interrupt;
 mod kernel_text;
 mod launch;
 pub mod monitor;

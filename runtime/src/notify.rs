@@ -117,6 +117,11 @@ impl Notify {
         }
         let path = directory.join(SOCKET);
         let bind = || {
+            // Of a start that was killed before the program ran.
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
             let socket = UnixDatagram::bind(&path)?;
             // Whatever user the container's program is.
             std::fs::set_permissions(&path, PermissionsExt::from_mode(0o777))?;
@@ -252,6 +257,8 @@ mod tests {
         let listen = || Notify::listen(&supervisor, state.as_fd(), 7).unwrap();
         assert!(listen().is_none());
         make_directory(state.as_fd()).unwrap();
+        // One that was killed leaves its socket's name.
+        drop(listen().unwrap());
         let notify = listen().unwrap();
         let container = UnixDatagram::unbound().unwrap();
         container.connect(path.join("notify/notify.sock")).unwrap();

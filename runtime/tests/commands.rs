@@ -224,11 +224,12 @@ fn kill_all_reaches_what_the_first_process_left() {
     let pids = cli.does(&["ps", "--format", "json", "c"]);
     let pids: Vec<u32> = serde_json::from_str(&pids).unwrap();
     assert_eq!(pids.len(), 1, "one is left behind");
-    cli.refuses(&["kill", "c", "KILL"], "it is stopped");
+    cli.refuses(&["kill", "c", "TERM"], "it is stopped");
     cli.does(&["kill", "--all", "c", "TERM"]);
     eventually("nobody is left", || {
         cli.does(&["ps", "-f", "json", "c"]) == "[]\n"
     });
+    cli.refuses(&["kill", "c", "KILL"], "it is stopped");
     cli.does(&["delete", "c"]);
     // And delete itself leaves nobody behind.
     cli.does(&["run", "--detach", "--bundle", text(&bundle), "c"]);

@@ -138,6 +138,10 @@ fn the_caller_s_terminal_is_set_back_however_the_process_ends() {
     );
     eventually("the caller's terminal is raw", || caller.is_raw());
     let inner = std::fs::read_to_string(bundle.path("pid")).unwrap();
+    eventually("the program runs", || {
+        let line = std::fs::read(format!("/proc/{inner}/cmdline"));
+        line.is_ok_and(|line| line.starts_with(b"sleep"))
+    });
     kill_process(Pid::from_raw(inner.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(137));
     assert_eq!(caller.modes(), before);

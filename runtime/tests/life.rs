@@ -227,3 +227,25 @@ fn a_client_that_talks_nonsense_is_hung_up_on() {
     assert!(answer.contains("version 9"), "{answer}");
     container.start().unwrap();
 }
+
+#[test]
+#[ignore = "needs root"]
+fn a_container_whose_init_is_killed_on_its_way_has_not_started() {
+    let host = Host::new();
+    let spec = host.spec(&["/bin/sleep", "1000"], |_| {});
+    let container = host.create(&spec, Root::busybox()).unwrap();
+    let State::Created { pid } = container.state().unwrap() else {
+        panic!("{:?}", container.state())
+    };
+    container.signal(libc::SIGSTOP).unwrap();
+    let starter = container.clone();
+    let starting = std::thread::spawn(move || starter.start());
+    eventually("start was ordered", || {
+        container.state().unwrap() == State::Running { pid }
+    });
+    container.signal(libc::SIGKILL).unwrap();
+    let refused = starting.join().unwrap().unwrap_err();
+    assert!(refused.cause.contains("killed before"), "{refused}");
+    assert!(!wait(&container).started);
+    assert!(container.start().is_err());
+}

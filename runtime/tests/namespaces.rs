@@ -382,7 +382,7 @@ fn a_waiting_init_holds_nothing_of_its_makers() {
         .collect();
     open.sort();
     let kinds = |prefix: &str| open.iter().filter(|path| path.starts_with(prefix)).count();
-    assert_eq!((kinds("socket:"), kinds("pipe:")), (1, 4), "{open:?}");
+    assert_eq!((kinds("socket:"), kinds("pipe:")), (1, 2), "{open:?}");
     let host_path = |path: &&String| path.starts_with(host.directory.path().to_str().unwrap());
     assert_eq!(open.iter().find(host_path), None, "{open:?}");
     assert!(
@@ -392,4 +392,55 @@ fn a_waiting_init_holds_nothing_of_its_makers() {
         "{open:?}"
     );
     container.delete().unwrap();
+}
+
+/// The parent makes room, as the namespace has no right to; init sets exactly what is wanted, when nothing of its own
+/// is hindered by it any more.
+#[test]
+#[ignore = "needs root"]
+fn limits_of_a_user_namespace_are_exactly_those_of_the_spec() {
+    let host = Host::new();
+    let own = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let hard = own.maximum.unwrap_or(u64::MAX);
+    for (soft, hard) in [(hard, hard), (7, 8)] {
+        let script = "ulimit -Sn; ulimit -Hn";
+        let spec = host.spec(&["/bin/sh", "-c", script], |spec| {
+            bare(spec);
+            map(spec, &[(0, 100_000, 10)]);
+            let limit = json!({"type": "RLIMIT_NOFILE", "soft": soft, "hard": hard});
+            spec["process"]["rlimits"] = json!([limit]);
+        });
+        let (_, output) = host.run(&spec, root());
+        assert_eq!(output, format!("{soft}\n{hard}\n"));
+        std::fs::remove_dir_all(host.log_dir()).unwrap();
+    }
+}
+
+/// One that an unprivileged user made, and root joins.
+#[test]
+#[ignore = "needs root"]
+fn where_groups_cannot_be_set_none_are_taken_along_and_none_can_be_added() {
+    let host = Host::new();
+    nix::unistd::setgroups(&[nix::unistd::Gid::from_raw(54321)]).unwrap();
+    let holder = Holder::new(&["--user", "--map-root-user"]);
+    let path = holder.path("user");
+    let join = |groups: &'static [u32]| {
+        let path = path.clone();
+        move |spec: &mut Value| {
+            bare(spec);
+            set_namespace(spec, json!({"type": "user", "path": path}));
+            spec["process"]["user"]["additionalGids"] = json!(groups);
+        }
+    };
+    let spec = host.spec(&["/bin/true"], join(&[0]));
+    let refused = host.create(&spec, root()).err().unwrap();
+    assert!(refused.cause.contains("forbids setgroups"), "{refused}");
+    let spec = host.spec(&["/bin/sleep", "1000"], join(&[]));
+    let container = host.create(&spec, root()).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", init_of(&container))).unwrap();
+    let groups = status.lines().find(|line| line.starts_with("Groups:"));
+    assert_eq!(groups.unwrap().trim(), "Groups:");
+    container.start().unwrap();
+    container.delete().unwrap();
+    drop(holder);
 }

@@ -24,6 +24,7 @@ use crate::clock::rfc3339;
 use crate::console::{self, ConsoleSocket};
 use crate::environment::Environment;
 use crate::error::Context;
+use crate::interrupt::Interrupt;
 use crate::launch::{self, Admission, Door, Init, NewInit};
 use crate::notify::{self, Supervisor};
 use crate::pid_file;
@@ -68,6 +69,8 @@ pub(super) struct Created {
     pub(super) record: Record,
     pub(super) group: ContainerGroup,
     pub(super) init: Init,
+    /// Ends what is still awaited of the creation.
+    pub(super) interrupt: Interrupt,
 }
 
 /// How a container is made.
@@ -119,6 +122,8 @@ pub(super) fn create(
     if let Some(activation) = activation {
         activation.announce(&mut plan);
     }
+    // From here on there is something to undo.
+    let interrupt = Interrupt::new()?;
     let (directory, lock) = globals.root.make(id)?;
     let group = match unoccupied(&plan.cgroup) {
         Ok(group) => group,
@@ -141,6 +146,7 @@ pub(super) fn create(
         config: &config,
         starter: manner.starter,
         supervised,
+        interrupt: &interrupt,
     }
     .make(given, socket, preserved);
     match made {
@@ -150,6 +156,7 @@ pub(super) fn create(
             record,
             group,
             init,
+            interrupt,
         }),
         Err(error) => Err(undo(globals, &directory, record, lock, error)),
     }
@@ -293,6 +300,7 @@ struct Making<'a> {
     config: &'a Config,
     starter: Starter,
     supervised: bool,
+    interrupt: &'a Interrupt,
 }
 
 impl Making<'_> {
@@ -331,7 +339,8 @@ impl Making<'_> {
                 Starter::Creator => Door::Parent,
                 Starter::Another => Door::in_directory(self.directory.as_fd())?,
             },
-            environment: &mut |pid| environment.make(self.plan, pid),
+            environment: &mut |pid| environment.make(self.plan, pid, self.interrupt),
+            interrupt: Some(self.interrupt),
         };
         let mut init = new.launch()?;
         hand_over(&mut init, socket).inspect_err(|_| init.end())?;

@@ -84,13 +84,13 @@ fn exec(globals: &Globals, given: &Given) -> Result<u8, StepError> {
     let mut foreground = (!given.has("detach")).then(Foreground::new).transpose()?;
     let mut process = launch(given, &container, &plan, preserved)?;
     let went = prepare(given, &mut process, socket, foreground.as_mut())
-        .and_then(|()| process.start(plan.entrypoint()));
+        .and_then(|()| process.start(plan.entrypoint(), None));
     if let Err(error) = went {
         process.end();
         return Err(error);
     }
     match foreground {
-        Some(foreground) => foreground.attend(process.pidfd.as_fd(), None),
+        Some(foreground) => foreground.attend(process.pidfd.as_fd(), None, &|_| {}),
         None => Ok(0),
     }
 }
@@ -230,6 +230,7 @@ fn launch(
         preserved,
         door: Door::Parent,
         environment: &mut |_| Ok(()),
+        interrupt: None,
     };
     new.launch()
 }

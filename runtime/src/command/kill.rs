@@ -1,8 +1,9 @@
 //! `kill`: a signal for a container's first process, or for all of them.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use longshore_sys::pidfd_send_signal;
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -11,7 +12,7 @@ use super::container::{Container, PATIENCE};
 use super::global::Globals;
 use super::options::{Arguments, Given, Opt};
 use crate::StepError;
-use crate::cgroup::{ContainerGroup, Freeze};
+use crate::cgroup::{ContainerGroup, Freeze, Group};
 use crate::state::Status;
 
 pub(super) const COMMAND: Command = Command {
@@ -19,7 +20,8 @@ pub(super) const COMMAND: Command = Command {
     about: "Send a signal to a container",
     details: "SIGNAL is a name (KILL, SIGKILL, RTMIN+1) or a number; TERM if it is left out. The first process
 of a pid namespace ignores what it has no handler for, KILL and STOP excepted.
-A container that has stopped is an error, unless --all finds processes that it left.",
+Without a pid namespace of its own, KILL reaches every process in the container's cgroup.
+A container that has stopped is an error, unless --all or KILL finds processes that it left.",
     options: &[
         Opt::switch("all", "To every process in the container's cgroup, also once its first one has ended.").or('a'),
     ],
@@ -37,7 +39,9 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
     let container = Container::open(globals, id)?;
     let status = container.status()?;
     let group = ContainerGroup::open(&container.record.cgroup)?;
-    if given.has("all") {
+    let all = given.has("all")
+        || (signal == libc::SIGKILL && !has_own_pids(&container) && is_populated(&group)?);
+    if all {
         signal_all(&group, signal)?;
         // Without a cgroup, and before init is in it.
         if status != Status::Stopped {
@@ -57,6 +61,30 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
     Ok(0)
 }
 
+/// Whether the end of the first process is the end of all, by pid_namespaces(7). Elsewhere SIGKILL, which says that all
+/// shall end, must reach everyone by itself.
+fn has_own_pids(container: &Container) -> bool {
+    let Ok(spec) = container.directory.config() else {
+        return false;
+    };
+    let linux = spec.linux().as_ref();
+    let listed = linux.and_then(|linux| linux.namespaces().as_ref());
+    let own = |namespace: &LinuxNamespace| {
+        let path = namespace.path().as_ref();
+        namespace.typ() == LinuxNamespaceType::Pid
+            && path.is_none_or(|path| path.as_os_str().is_empty())
+    };
+    listed.is_some_and(|listed| listed.iter().any(own))
+}
+
+fn is_populated(group: &ContainerGroup) -> Result<bool, StepError> {
+    let processes = group.group().map(Group::processes).transpose()?;
+    Ok(processes.is_some_and(|processes| !processes.is_empty()))
+}
+
+/// How many pidfds are open at once: a group of thousands must not exhaust RLIMIT_NOFILE.
+const BATCH: usize = 128;
+
 fn signal_all(group: &ContainerGroup, signal: i32) -> Result<(), StepError> {
     if signal == libc::SIGKILL {
         return group.kill(PATIENCE);
@@ -64,19 +92,31 @@ fn signal_all(group: &ContainerGroup, signal: i32) -> Result<(), StepError> {
     let Some(group) = group.group() else {
         return Ok(());
     };
-    for number in group.processes()? {
-        let Some(pid) = i32::try_from(number).ok().and_then(Pid::from_raw) else {
-            continue;
-        };
-        let sent = pidfd_open(pid, PidfdFlags::empty())
-            .and_then(|pidfd| pidfd_send_signal(pidfd.as_fd(), signal));
-        match sent {
-            // It ended meanwhile.
-            Ok(()) | Err(Errno::SRCH) => {}
-            Err(errno) => return Err(StepError::io("signal process", number, errno)),
+    for batch in group.processes()?.chunks(BATCH) {
+        let opened: Vec<(u32, OwnedFd)> = batch
+            .iter()
+            .filter_map(|number| Some((*number, open(*number)?)))
+            .collect();
+        // Whoever is in the group still, now that there is a pidfd, is who was opened, and no later process of its pid.
+        let still = group.processes()?;
+        for (number, pidfd) in opened {
+            if still.binary_search(&number).is_err() {
+                continue;
+            }
+            match pidfd_send_signal(pidfd.as_fd(), signal) {
+                // It ended meanwhile.
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(errno) => return Err(StepError::io("signal process", number, errno)),
+            }
         }
     }
     Ok(())
+}
+
+/// None: it has ended, or it is a thread that is no process of its own.
+fn open(number: u32) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(i32::try_from(number).ok()?)?;
+    pidfd_open(pid, PidfdFlags::empty()).ok()
 }
 
 /// signal(7), with or without `SIG`, in any case, or a number.

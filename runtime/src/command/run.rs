@@ -47,43 +47,37 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
         false => Some(Foreground::new()?),
     };
     let mut created = creation::create(globals, given, manner)?;
-    let notify = listen(&created).and_then(|notify| {
-        if let (Some(foreground), Some(master)) = (&mut foreground, created.init.terminal.take()) {
-            foreground.hold(master)?;
-        }
-        Ok(notify)
-    });
-    if let Err(error) = notify
-        .as_ref()
-        .map_err(Clone::clone)
-        .and_then(|_| start(&mut created))
-    {
+    let notify = listen(globals, &created);
+    if let Err(error) = start(&mut created, foreground.as_mut()) {
         created.init.end();
         let Created {
             directory,
             record,
             lock,
+            interrupt: _held,
             ..
         } = created;
         return Err(creation::undo(globals, &directory, record, lock, error));
     }
-    let notify = notify?;
-    let Some(foreground) = foreground else {
-        if let Some(notify) = notify {
-            notify.wait(created.init.pidfd.as_fd())?;
-        }
-        return Ok(0);
-    };
     let Created {
         directory,
         lock,
         init,
         group,
+        interrupt,
         ..
     } = created;
-    // Others may signal, update or delete it meanwhile.
-    drop(lock);
-    let status = foreground.attend(init.pidfd.as_fd(), notify)?;
+    // Others may signal, update or delete it meanwhile; and signals are the container's.
+    drop((lock, interrupt));
+    let Some(foreground) = foreground else {
+        if let Some(notify) = notify {
+            warn(globals, notify.wait(init.pidfd.as_fd()));
+        }
+        return Ok(0);
+    };
+    let status = foreground.attend(init.pidfd.as_fd(), notify, &|error| {
+        globals.log.warning(&error.to_string())
+    })?;
     if !given.has("keep") {
         remove(globals, &directory, group)?;
     }
@@ -108,15 +102,23 @@ fn remove(
     }
 }
 
-/// Before the program runs.
-fn listen(created: &Created) -> Result<Option<Notify>, StepError> {
-    let Some(supervisor) = Supervisor::of_environment() else {
-        return Ok(None);
-    };
-    Notify::listen(&supervisor, created.directory.as_fd(), created.init.pid)
+/// Before the program runs. A supervisor that cannot be reached is no fault of the container's.
+fn listen(globals: &Globals, created: &Created) -> Option<Notify> {
+    let supervisor = Supervisor::of_environment()?;
+    let listening = Notify::listen(&supervisor, created.directory.as_fd(), created.init.pid);
+    warn(globals, listening).flatten()
 }
 
-fn start(created: &mut Created) -> Result<(), StepError> {
+pub(super) fn warn<T>(globals: &Globals, outcome: Result<T, StepError>) -> Option<T> {
+    outcome
+        .map_err(|error| globals.log.warning(&error.to_string()))
+        .ok()
+}
+
+fn start(created: &mut Created, foreground: Option<&mut Foreground>) -> Result<(), StepError> {
+    if let (Some(foreground), Some(master)) = (foreground, created.init.terminal.take()) {
+        foreground.hold(master)?;
+    }
     created.record.phase = Phase::Running;
     created.directory.write(&created.record)?;
     let Some(entrypoint) = &created.record.entrypoint else {
@@ -127,6 +129,6 @@ fn start(created: &mut Created) -> Result<(), StepError> {
             cause,
         ));
     };
-    created.init.start(entrypoint)?;
-    hooks::poststart(&created.record)
+    created.init.start(entrypoint, Some(&created.interrupt))?;
+    hooks::poststart(&created.record, &created.interrupt)
 }

@@ -6,11 +6,14 @@ use std::time::Duration;
 use super::container::Container;
 use super::global::Globals;
 use super::options::{Arguments, Given};
+use super::run::warn;
 use super::{Command, creation};
 use crate::StepError;
 use crate::hooks;
-use crate::launch;
-use crate::record::Phase;
+use crate::interrupt::Interrupt;
+use crate::launch::{self, NotStarted};
+use crate::notify::Notify;
+use crate::record::{Phase, Process};
 use crate::state::Status;
 
 pub(super) const COMMAND: Command = Command {
@@ -50,35 +53,40 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
     let Some(entrypoint) = container.record.entrypoint.clone() else {
         return refuse("its config.json has no process; create one that has".into());
     };
-    // Whatever can fail comes first: a container that still waits is recorded as one.
-    let notify = container.listen()?;
+    let notify = warn(globals, container.listen()).flatten();
     // Before it is told: what may run is never recorded as what only waits.
     container.record.phase = Phase::Running;
     container.directory.write(&container.record)?;
-    let started =
-        launch::start(container.directory.as_fd(), &entrypoint).and_then(|started| match started {
-            Some(()) => hooks::poststart(&container.record).map(Some),
-            None => Ok(None),
-        });
+    let interrupt = Interrupt::new()?;
+    let started = launch::start(container.directory.as_fd(), &entrypoint, &interrupt);
+    let started = started
+        .and_then(|()| hooks::poststart(&container.record, &interrupt).map_err(NotStarted::Hook));
     match started {
-        Ok(Some(())) => {
-            if let (Some(notify), Some(init)) = (notify, container.record.init)
-                && let Some(pidfd) = init.open()?
-            {
-                notify.wait(pidfd.as_fd())?;
-            }
-            Ok(0)
-        }
+        Ok(()) => {}
         // The OCI text: a failing hook of either kind ends the container, and there is nothing left to delete.
-        Err(error) if hooks::is_from_hook(&error) => {
+        Err(NotStarted::Hook(error)) => {
             let Container { directory, record } = container;
-            Err(creation::undo(globals, &directory, record, lock, error))
+            return Err(creation::undo(globals, &directory, record, lock, error));
         }
-        Err(error) => Err(error),
-        Ok(None) => Err(StepError::refused(
-            "start container",
-            &container.record.id,
-            "its first process has ended; delete it",
-        )),
+        Err(NotStarted::Failed(error)) => return Err(error),
+        Err(NotStarted::Gone) => {
+            let cause = "its first process has ended; delete it";
+            let id = &container.record.id;
+            return Err(StepError::refused("start container", id, cause));
+        }
+    }
+    // It runs, whatever becomes of its supervisor; others may signal, update or delete it meanwhile.
+    drop((lock, interrupt));
+    if let Some(notify) = notify {
+        warn(globals, wait(&notify, container.record.init));
+    }
+    Ok(0)
+}
+
+/// Until the program is ready or has ended.
+fn wait(notify: &Notify, init: Option<Process>) -> Result<(), StepError> {
+    match init.map(|init| init.open()).transpose()?.flatten() {
+        Some(pidfd) => notify.wait(pidfd.as_fd()),
+        None => Ok(()),
     }
 }

@@ -15,7 +15,7 @@ fn attend(script: &str) -> u8 {
         .spawn()
         .unwrap();
     let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
-    foreground.attend(pidfd.as_fd(), None).unwrap()
+    foreground.attend(pidfd.as_fd(), None, &|_| {}).unwrap()
 }
 
 #[test]

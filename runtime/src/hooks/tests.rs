@@ -5,6 +5,10 @@ use serde_json::json;
 use super::*;
 use crate::plan::Environment;
 
+fn run(kind: HookKind, hooks: &[Hook], state: &Value, pid: Option<u32>) -> Result<(), StepError> {
+    super::run(kind, hooks, state, pid, None)
+}
+
 fn hook(script: &str) -> Hook {
     Hook {
         path: "/bin/sh".into(),
@@ -234,4 +238,16 @@ fn a_hook_that_is_not_there_is_named_with_its_errno() {
             .starts_with("run hook /no/such/hook: prestart hook could not be run: No such file"),
         "{error}"
     );
+}
+
+#[test]
+fn an_interrupt_ends_a_hook_that_hangs() {
+    let (_bundle, state) = bundle();
+    let interrupt = Interrupt::new().unwrap();
+    // To this thread.
+    nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM).unwrap();
+    let hooks = [hook("echo waiting; sleep 600")];
+    let error = super::run(HookKind::Prestart, &hooks, &state, None, Some(&interrupt)).unwrap_err();
+    let cause = "prestart hook was interrupted by SIGTERM and was killed";
+    assert!(error.cause.starts_with(cause), "{error}");
 }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use caps::Capability;
 use rustix::fs::{FileType, OFlags};
-use rustix::process::{Resource, Rlimit as Limits};
+use rustix::process::{DumpableBehavior, Pid, Resource, Rlimit as Limits, set_dumpable_behavior};
 use rustix::thread::{CapabilitySet, CapabilitySets as KernelSets, Gid, Uid};
 
 use super::resolve::{self, Missing};
@@ -16,10 +16,51 @@ use crate::plan::{CapabilitySets, Rlimit};
 
 /// More than any /etc/passwd that a person wrote.
 const PASSWD_MAX: u64 = 1 << 20;
+const LIMIT: &str = "set limit";
 const ENTER: &str = "enter working directory";
 
 pub(super) fn set_rlimit(limit: &Rlimit) -> Result<(), StepError> {
-    let resource = match limit.name.as_str() {
+    let limits = Limits {
+        current: finite(limit.soft),
+        maximum: finite(limit.hard),
+    };
+    let set = rustix::process::setrlimit(resource(&limit.name)?, limits);
+    set.context(LIMIT, text(limit))
+}
+
+/// Raises the hard limit of `process`, None being this one, where it is lower than `limit`'s, and leaves the soft one as
+/// it is: no process is hindered on its way to where it sets both. The process has its limits from this one.
+pub(crate) fn make_room(process: Option<Pid>, limit: &Rlimit) -> Result<(), StepError> {
+    let resource = resource(&limit.name)?;
+    let now = rustix::process::getrlimit(resource);
+    let wanted = finite(limit.hard);
+    let enough = match (now.maximum, wanted) {
+        (None, _) => true,
+        (Some(_), None) => false,
+        (Some(now), Some(wanted)) => now >= wanted,
+    };
+    if enough {
+        return Ok(());
+    }
+    let raised = Limits {
+        maximum: wanted,
+        ..now
+    };
+    let set = rustix::process::prlimit(process, resource, raised);
+    set.map(drop).context(LIMIT, text(limit))
+}
+
+/// RLIM_INFINITY is no bound.
+fn finite(value: u64) -> Option<u64> {
+    (value != u64::MAX).then_some(value)
+}
+
+fn text(limit: &Rlimit) -> String {
+    format!("{} to {}:{}", limit.name, limit.soft, limit.hard)
+}
+
+fn resource(name: &str) -> Result<Resource, StepError> {
+    Ok(match name {
         "RLIMIT_AS" => Resource::As,
         "RLIMIT_CORE" => Resource::Core,
         "RLIMIT_CPU" => Resource::Cpu,
@@ -36,17 +77,8 @@ pub(super) fn set_rlimit(limit: &Rlimit) -> Result<(), StepError> {
         "RLIMIT_RTTIME" => Resource::Rttime,
         "RLIMIT_SIGPENDING" => Resource::Sigpending,
         "RLIMIT_STACK" => Resource::Stack,
-        other => return Err(StepError::refused("set limit", other, "no such limit")),
-    };
-    let bound = |value: u64| (value != u64::MAX).then_some(value);
-    let limits = Limits {
-        current: bound(limit.soft),
-        maximum: bound(limit.hard),
-    };
-    rustix::process::setrlimit(resource, limits).context(
-        "set limit",
-        format!("{} to {}:{}", limit.name, limit.soft, limit.hard),
-    )
+        other => return Err(StepError::refused(LIMIT, other, "no such limit")),
+    })
 }
 
 /// Enters the directory, made if missing, and proves that it lies inside the root: getcwd(2) of a directory
@@ -138,7 +170,10 @@ pub(super) fn become_user(uid: u32, gid: u32, groups: Option<&[u32]>) -> Result<
         rustix::thread::set_thread_groups(&groups).context("set groups", format!("{groups:?}"))?;
     }
     rustix::thread::set_thread_res_gid(owner.1, owner.1, owner.1).context("set group", gid)?;
-    rustix::thread::set_thread_res_uid(owner.0, owner.0, owner.0).context("set user", uid)
+    rustix::thread::set_thread_res_uid(owner.0, owner.0, owner.0).context("set user", uid)?;
+    // The host's fs.suid_dumpable may have made it dumpable again, and it is a user now whose processes the container
+    // may have others of.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).context("set", "undumpable")
 }
 
 /// Only pipes: they are this container's own. The null device at 0 belongs to the host.

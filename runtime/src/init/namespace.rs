@@ -8,6 +8,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{Gid, Uid};
 
+use super::out_of_order;
 use super::procfs::Procfs;
 use crate::StepError;
 use crate::error::Context;
@@ -15,11 +16,17 @@ use crate::plan::{Joined, Namespace, TimeOffsets};
 
 const STEP: &str = "join namespace";
 
-/// Opens all, then joins one after the other: after the first, paths may mean something else.
-pub(super) fn join(joined: &[Joined]) -> Result<(), StepError> {
+/// Opens and proves all, then joins one after the other: after the first, paths may mean something else. What is
+/// joined is what was proven, whatever becomes of its path. `proc` is the host's.
+pub(super) fn join(joined: &[Joined], proc: Option<&Procfs>) -> Result<(), StepError> {
     let open = |one: &Joined| {
-        rustix::fs::open(&one.path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .context("open namespace", one.path.display())
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(&one.path, flags, Mode::empty())
+            .context("open namespace", one.path.display())?;
+        if one.foreign {
+            prove_foreign(proc, one, &opened)?;
+        }
+        Ok(opened)
     };
     let opened: Vec<OwnedFd> = joined.iter().map(open).collect::<Result<_, _>>()?;
     joined
@@ -28,8 +35,33 @@ pub(super) fn join(joined: &[Joined]) -> Result<(), StepError> {
         .try_for_each(|(one, fd)| enter(one, fd))
 }
 
+/// A parameter of a namespace is written only where the container has one that is not the host's.
+fn prove_foreign(
+    proc: Option<&Procfs>,
+    joined: &Joined,
+    opened: &OwnedFd,
+) -> Result<(), StepError> {
+    let step = "compare namespace";
+    let proc = proc.ok_or_else(|| out_of_order(step, &joined.path))?;
+    let name = match joined.namespace {
+        Namespace::Uts => "uts",
+        Namespace::Ipc => "ipc",
+        Namespace::Network => "net",
+        _ => return Err(out_of_order(step, &joined.path)),
+    };
+    let own = proc.own_namespace(name).context(step, name)?;
+    let other = rustix::fs::fstat(opened).context(step, joined.path.display())?;
+    if own != other.st_ino {
+        return Ok(());
+    }
+    let cause = "it is the host's own, and a sysctl would change it; remove the sysctl or give another namespace";
+    Err(StepError::refused(step, joined.path.display(), cause))
+}
+
 fn enter(joined: &Joined, fd: OwnedFd) -> Result<(), StepError> {
-    let Joined { namespace, path } = joined;
+    let Joined {
+        namespace, path, ..
+    } = joined;
     if *namespace == Namespace::Mount && is_own_mount_namespace(&fd)? {
         let cause =
             "it is the host's: the container's root would become the host's root; make a new one";

@@ -12,14 +12,15 @@
 //!      │ ◀────────────────────────── Ready ─ │  waits
 //!      │  records init                       │
 //!      │                                     │
-//!      │ ── Start ─────────────────────────▶ │  execve                                Door::Parent
-//!      │ ◀────────────────── Failed(error) ─ │  ... and ends; or
+//!      │ ── Start ─────────────────────────▶ │                                        Door::Parent
+//!      │ ◀────────────────────── Executing ─ │  the filter, execve
+//!      │ ◀──── NotExecuted(errno) or Failed ─ │  ... and ends; or
 //!      │ ◀──────────── end of file ───────── │  the socket is close-on-exec: the program runs
 //!      │                                     │
 //!      │ ── Stay ──────────────────────────▶ │  closes the talk, accepts at the door  Door::Listener
 //!      ·                                     │
-//!   `start`  ── connect, Start ────────────▶ │  execve
-//!      │ ◀─ Failed(error) or end of file ─── │  as above
+//!   `start`  ── connect, Start ────────────▶ │
+//!      │ ◀ Executing, then end of file or why ─ │  as above
 //! ```
 //! Where the plan has a stage, it comes first, at the same end of the pair:
 //! ```text
@@ -32,7 +33,9 @@
 //!      │ ── Proceed (mapped) ────────────────────────────▶ │  walks the steps, as above
 //! ```
 //! If the parent dies before Stay, init reads end of file where it waits, and ends: what is not recorded does not
-//! live. After Stay it waits for ever; a visitor who leaves without Start changes nothing.
+//! live. After Stay it waits for ever; a visitor who leaves without Start changes nothing. An end of file without
+//! Executing before it says that init was killed on its way; nothing of the image has run, a startContainer hook
+//! excepted.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -76,6 +79,10 @@ pub(crate) enum FromInit {
     ListenerAt(i32),
     /// Only `start` is awaited.
     Ready,
+    /// Only the filter and execve are left: if no word follows, the program runs.
+    Executing,
+    /// And init ends: a hook was what failed.
+    HookFailed(StepError),
     /// And init ends.
     Failed(StepError),
     /// execve refused with this errno: whoever reads it knows the program's name.

@@ -5,9 +5,11 @@ use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
 use rustix::fs::{FileType, Gid, Uid};
+use rustix::process::Pid;
 
 use crate::StepError;
 use crate::error::Context;
+use crate::init;
 use crate::plan::{IdRange, Mapper, Plan, Step, UserNamespace, outside};
 
 /// Writes the maps of a child that waits, then does what is the parent's. The child must be dumpable: otherwise
@@ -28,6 +30,10 @@ pub(super) fn settle(pid: u32, user: &UserNamespace) -> Result<(), StepError> {
     }
     user.by_parent.iter().try_for_each(|step| match step {
         Step::OomScoreAdj(value) => write(pid, "oom_score_adj", &value.to_string()),
+        Step::MakeRoom(limit) => {
+            let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
+            init::make_room(process, limit)
+        }
         other => Err(StepError::refused(
             "do for init",
             other,

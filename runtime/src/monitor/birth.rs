@@ -99,6 +99,7 @@ impl Making<'_> {
             door: Door::Parent,
             // The agent's plans have nothing for their parent to do then.
             environment: &mut |_| Ok(()),
+            interrupt: None,
         };
         let mut init = new.launch()?;
         // A terminal's output is one stream; the pipes have lost their other ends.

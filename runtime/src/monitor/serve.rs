@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, SystemTime};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -18,6 +18,7 @@ use crate::clock;
 use crate::container::ExitRecord;
 use crate::error::Context;
 use crate::init::{FromInit, Talk, ToInit, explain};
+use crate::launch::killed;
 use crate::record::{Phase, RunDirectory, StateRecord, VERSION};
 use crate::wire::Verb;
 
@@ -65,6 +66,8 @@ enum Start {
     Waiting,
     /// Init was told.
     Ordered,
+    /// It has nothing left to do but execve.
+    Executing,
     /// execve has succeeded.
     Done,
     Failed(StepError),
@@ -113,11 +116,14 @@ impl Service {
                 }
             }
             self.type_keys();
-            // Before the end is handled: a program that ended at once has still been started.
-            if ready.talk || ready.ended {
+            if ready.talk {
                 self.hear_init();
             }
             if ready.ended {
+                // Before the end is handled: a program that ended at once has still been started.
+                while self.has_word() {
+                    self.hear_init();
+                }
                 return self.finish();
             }
             self.hear_clients(&ready.clients);
@@ -163,15 +169,29 @@ impl Service {
         })
     }
 
+    /// Whether init's end of the talk has said something that was not heard yet, its end of file included.
+    fn has_word(&self) -> bool {
+        let Some(talk) = &self.talk else { return false };
+        let at_once = Timespec::default();
+        poll(&mut [PollFd::new(talk, PollFlags::IN)], Some(&at_once)).is_ok_and(|count| count > 0)
+    }
+
     fn hear_init(&mut self) {
         let Some(talk) = &self.talk else { return };
         self.start = match (talk.receive::<FromInit>(), &self.start) {
+            (Ok(Some(FromInit::Executing)), Start::Ordered) => {
+                self.start = Start::Executing;
+                return;
+            }
             (Ok(Some(FromInit::NotExecuted(code))), _) => {
                 Start::Failed(explain(&self.entrypoint, Errno::from_raw_os_error(code)))
             }
-            (Ok(Some(FromInit::Failed(error))), _) => Start::Failed(error),
-            // The socket is close-on-exec. (An init killed in the microseconds before execve looks the same.)
-            (Ok(None), Start::Ordered) => Start::Done,
+            (Ok(Some(FromInit::Failed(error) | FromInit::HookFailed(error))), _) => {
+                Start::Failed(error)
+            }
+            // The socket is close-on-exec.
+            (Ok(None), Start::Executing) => Start::Done,
+            (Ok(None), Start::Ordered) => Start::Failed(killed(&self.entrypoint)),
             (Ok(None), Start::Waiting) => {
                 Start::Failed(self.gone("it ended before it was started; delete it"))
             }
@@ -272,7 +292,7 @@ impl Service {
 
     fn answer_starters(&mut self) {
         match self.start.clone() {
-            Start::Waiting | Start::Ordered => {}
+            Start::Waiting | Start::Ordered | Start::Executing => {}
             Start::Done => self.answer_all(None),
             Start::Failed(error) => self.answer_all(Some(&error)),
         }

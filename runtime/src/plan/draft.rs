@@ -13,7 +13,7 @@ use super::hook::{Hook, HookKind, Hooks};
 use super::label::{LabelKind, Labels};
 use super::mounts::{Around, Mounts, Propagation, Spread};
 use super::namespaces::Namespaces;
-use super::program::{Program, rlimits};
+use super::program::{Program, rlimits, room};
 use super::step::{CapabilitySets, Namespace, RootChange, Step};
 use super::sysctl::Sysctls;
 use super::{
@@ -55,7 +55,9 @@ impl Plan {
         let around = Around::of(linux, host, &namespaces);
         let mut mounts = Mounts::of(spec.mounts().as_deref().unwrap_or_default(), &around)?;
         if namespaces.root_change() == RootChange::Stay {
-            refuse_other_root(spec)?;
+            // It would take that of the host's.
+            let cause = "the root can be replaced only in a mount namespace of the container's own; list one";
+            refuse_other_root(spec, cause)?;
         }
         let devices = Devices::of(linux, &mounts.attach, &around)?;
         let labels = label::of_process(process, host)?;
@@ -64,7 +66,7 @@ impl Plan {
         plan.warnings.extend(label::on_mounts(linux, host, made)?);
         plan.warnings.append(&mut mounts.warnings);
         plan.warnings.extend(labels.warnings.iter().cloned());
-        plan.enter(process, &namespaces, &labels, &sysctls, host);
+        plan.enter(process, &namespaces, &labels, &sysctls, host)?;
         plan.names(spec, &namespaces)?;
         let hooks = hook::of(
             spec.hooks().as_ref(),
@@ -75,6 +77,12 @@ impl Plan {
         let terminal = terminal::for_init(process)?;
         let way = namespaces.root_change();
         let early = !hooks.create_container.is_empty() || hooks.by_parent.of_creation();
+        if early {
+            // It would become the root while the host's tree has to be there still.
+            let cause = "hooks of the creation need the root to stay in its place; remove the mount, or the \
+                         prestart, createRuntime and createContainer hooks";
+            refuse_other_root(spec, cause)?;
+        }
         let root = spec.root().as_ref();
         if let Some(root) = root.filter(|_| early || way == RootChange::Stay) {
             // The OCI text: what these hooks find is furnished, and the root has not been changed.
@@ -120,7 +128,7 @@ impl Plan {
         labels: &Labels,
         sysctls: &Sysctls,
         host: &HostFacts,
-    ) {
+    ) -> Result<(), StepError> {
         // Before anything allocates on the container's behalf, so that it is charged to the container.
         let mut first = vec![Step::AwaitCgroup];
         // In the cgroup: its cpuset alone says where the container runs, not what the runtime is pinned to.
@@ -130,13 +138,17 @@ impl Plan {
         first.extend(of_stage.then_some(Step::BecomeBuilder));
         // A new user namespace has no right to lower it: there the parent writes it.
         let score = process.oom_score_adj().filter(|_| new_user.is_none());
-        // The host's: inside the root, /proc is what the image says.
-        let writes = score.is_some() || !labels.exec.is_empty() || !sysctls.write.is_empty();
+        // The host's: inside the root, or in a mount namespace that is joined, /proc is what others say.
+        let writes = score.is_some()
+            || !labels.exec.is_empty()
+            || !sysctls.write.is_empty()
+            || (namespaces.other_user() && namespaces.joins(Namespace::Mount));
         first.extend(writes.then_some(Step::OpenProc));
         first.extend(score.map(Step::OomScoreAdj));
-        // While this process is still in the host's namespaces.
-        first.extend(sysctls.prove.iter().cloned());
-        let (stage, begin) = namespaces.steps(first, host);
+        if namespaces.joins(Namespace::User) {
+            first.extend(room(process)?);
+        }
+        let (stage, begin) = namespaces.steps(first, &sysctls.foreign, host);
         self.stage = stage;
         self.steps = begin;
         if namespaces.other_user() && !of_stage {
@@ -148,6 +160,7 @@ impl Plan {
         self.steps
             .extend(namespaces.new_cgroup.then_some(Step::NewCgroupNamespace));
         self.keyring(labels);
+        Ok(())
     }
 
     /// The keyring has the program's label; keys that the program makes are labelled by policy again.
@@ -338,7 +351,7 @@ impl Plan {
             name: program.args[0].clone(),
             path: program.path.clone(),
         });
-        self.lock(linux, process, sets)?;
+        self.lock(linux, process, sets, held)?;
         self.steps.push(Step::Execute {
             args: program.args,
             environment: program.environment,
@@ -357,12 +370,14 @@ impl Plan {
         linux: &Linux,
         process: &Process,
         sets: CapabilitySets,
+        held: &[String],
     ) -> Result<(), StepError> {
         let filter = linux.seccomp().as_ref().map(seccomp::compile).transpose()?;
         let asks = filter
             .as_ref()
             .is_some_and(|filter| filter.listener.is_some());
         let no_new_privileges = process.no_new_privileges() == Some(true);
+        let waiting = capabilities::while_waiting(&sets, held);
         let capabilities = Step::Capabilities(sets);
         let mut locked: Vec<Step> = Vec::new();
         if no_new_privileges || filter.is_none() {
@@ -378,6 +393,10 @@ impl Plan {
             self.steps.extend(locked);
             self.steps.push(Step::AwaitStart);
         } else {
+            // How long it waits is another's affair: no more than the filter needs is kept beside the program's own.
+            let more_later = matches!(locked[..], [_, Step::Capabilities(_)]);
+            self.steps
+                .extend(more_later.then_some(Step::Capabilities(waiting)));
             self.steps.push(Step::AwaitStart);
             self.steps.extend(locked);
         }
@@ -396,6 +415,7 @@ impl Plan {
         user.check_user(of.uid(), of.gid(), groups)?;
         user.by_parent
             .extend(process.oom_score_adj().map(Step::OomScoreAdj));
+        user.by_parent.extend(room(process)?);
         self.user = Some(user);
         Ok(())
     }
@@ -429,8 +449,8 @@ fn cgroup(spec: &Spec) -> Result<Location, StepError> {
     Location::of(Some(path), &surroundings)
 }
 
-/// A mount that takes the place of the root would take that of the host's.
-fn refuse_other_root(spec: &Spec) -> Result<(), StepError> {
+/// Refuses a mount that takes the place of the root.
+fn refuse_other_root(spec: &Spec, cause: &str) -> Result<(), StepError> {
     let is_root = |destination: &Path| {
         destination
             .components()
@@ -442,7 +462,7 @@ fn refuse_other_root(spec: &Spec) -> Result<(), StepError> {
         Some(mount) => Err(StepError::refused(
             "plan mount",
             mount.destination().display(),
-            "the root can be replaced only in a mount namespace of the container's own; list one",
+            cause,
         )),
     }
 }

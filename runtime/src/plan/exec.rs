@@ -17,7 +17,7 @@ use super::draft::absolute;
 use super::facts::HostFacts;
 use super::hook::Hooks;
 use super::label::Labels;
-use super::program::rlimits;
+use super::program::room;
 use super::step::{Namespace, Step};
 use super::{Plan, attribute, label, namespaces, terminal};
 use crate::StepError;
@@ -96,10 +96,12 @@ impl Plan {
             .extend(process.oom_score_adj().map(Step::OomScoreAdj));
         if other_user {
             // The container's user namespace has no right to raise them.
-            self.stage.extend(rlimits(process)?);
+            self.stage.extend(room(process)?);
         }
         self.stage
             .extend((!host.privileged).then_some(Step::Undumpable));
+        let leaves = other_user && host.privileged;
+        self.stage.extend(leaves.then_some(Step::LeaveGroups));
         // setns(2) to none at all is an error.
         let any = !namespaces.is_empty();
         self.stage

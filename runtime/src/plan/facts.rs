@@ -14,7 +14,8 @@ const SELINUX_MAGIC: rustix::fs::FsWord = 0xf97c_ff8c;
 /// What the planner must know about the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostFacts {
-    /// Capabilities in the bounding set of this process, by name (`CAP_CHOWN`), in the kernel's order.
+    /// Capabilities that this process can give, permitted to it and in its bounding set, by name (`CAP_CHOWN`), in
+    /// the kernel's order.
     pub bounding: Vec<String>,
     /// All capabilities of the kernel that have a name here: whoever enters a user namespace holds them in it.
     pub supported: Vec<String>,
@@ -37,10 +38,8 @@ pub struct HostFacts {
 impl HostFacts {
     /// Reads /proc/self/cgroup, the bounding set, and which security modules there are.
     pub fn read() -> Result<HostFacts, StepError> {
-        let (supported, bounding) = capabilities()?;
-        let effective = rustix::thread::capabilities(None)
-            .context("read", "capabilities")?
-            .effective;
+        let own = rustix::thread::capabilities(None).context("read", "capabilities")?;
+        let (supported, bounding) = capabilities(own.permitted)?;
         let groups =
             kernel_text::read_string("/proc/self/cgroup").context("read", "/proc/self/cgroup")?;
         Ok(HostFacts {
@@ -52,7 +51,7 @@ impl HostFacts {
                 .is_ok_and(|text| text.starts_with(b"Y")),
             selinux: rustix::fs::statfs("/sys/fs/selinux")
                 .is_ok_and(|statfs| statfs.f_type == SELINUX_MAGIC),
-            privileged: effective.contains(CapabilitySet::SYS_ADMIN),
+            privileged: own.effective.contains(CapabilitySet::SYS_ADMIN),
             initial_user_namespace: initial_user_namespace()?,
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
@@ -60,8 +59,8 @@ impl HostFacts {
     }
 }
 
-/// What the kernel knows, and what of it is in the bounding set, both in the kernel's order.
-fn capabilities() -> Result<(Vec<String>, Vec<String>), StepError> {
+/// What the kernel knows, and what of it is permitted and in the bounding set, both in the kernel's order.
+fn capabilities(permitted: CapabilitySet) -> Result<(Vec<String>, Vec<String>), StepError> {
     let mut named: Vec<Capability> = caps::all().into_iter().collect();
     named.sort_by_key(Capability::index);
     let (mut supported, mut bounding) = (Vec::new(), Vec::new());
@@ -72,7 +71,7 @@ fn capabilities() -> Result<(Vec<String>, Vec<String>), StepError> {
             Err(Errno::INVAL) => break,
             held => {
                 supported.push(capability.to_string());
-                if held.context("read", "capability bounding set")? {
+                if held.context("read", "capability bounding set")? && permitted.contains(one) {
                     bounding.push(capability.to_string());
                 }
             }

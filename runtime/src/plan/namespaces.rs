@@ -100,9 +100,18 @@ impl Namespaces {
             || (self.user.is_some() && !self.join.is_empty())
     }
 
-    /// What the stage walks and what of it is left for init. `first` is what whoever comes first begins with.
-    pub(super) fn steps(&self, first: Vec<Step>, host: &HostFacts) -> (Vec<Step>, Vec<Step>) {
+    /// What the stage walks and what of it is left for init. `first` is what whoever comes first begins with;
+    /// namespaces of the types `foreign` must be others than the host's.
+    pub(super) fn steps(
+        &self,
+        first: Vec<Step>,
+        foreign: &[Namespace],
+        host: &HostFacts,
+    ) -> (Vec<Step>, Vec<Step>) {
         let mut join = self.join.clone();
+        for joined in &mut join {
+            joined.foreign = foreign.contains(&joined.namespace);
+        }
         // With privilege the user namespace comes last, as the others are joined by it; without, first, as
         // privilege over the others is found only there.
         join.sort_by_key(|joined| (joined.namespace == Namespace::User) == host.privileged);
@@ -117,6 +126,8 @@ impl Namespaces {
         steps.extend(self.time.clone().map(Step::NewTimeNamespace));
         // From here on no process of a joined pid namespace can look into this one (CVE-2016-9962).
         steps.push(Step::Undumpable);
+        let leaves = host.privileged && self.joins(Namespace::User);
+        steps.extend(leaves.then_some(Step::LeaveGroups));
         steps.extend(joining(rest));
         match self.needs_stage() {
             true => (steps, Vec::new()),
@@ -145,7 +156,11 @@ fn joined(namespace: Namespace, path: &Path) -> Result<Joined, StepError> {
         return Err(StepError::refused(STEP, path.display(), cause));
     }
     let path = PathBuf::from(path);
-    Ok(Joined { namespace, path })
+    Ok(Joined {
+        namespace,
+        path,
+        foreign: false,
+    })
 }
 
 /// `linux.timeOffsets`, which only a new time namespace can have.

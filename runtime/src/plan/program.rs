@@ -118,6 +118,16 @@ pub(super) fn rlimits(process: &Process) -> Result<Vec<Step>, StepError> {
     Ok(steps)
 }
 
+/// What whoever still has the right does, so that init can set the limits of a process in a user namespace, where it
+/// may only lower.
+pub(super) fn room(process: &Process) -> Result<Vec<Step>, StepError> {
+    let room = |step: Step| match step {
+        Step::Rlimit(limit) => Step::MakeRoom(limit),
+        other => other,
+    };
+    Ok(rlimits(process)?.into_iter().map(room).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

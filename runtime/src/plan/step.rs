@@ -40,6 +40,9 @@ pub struct Joined {
     pub namespace: Namespace,
     /// Its path on the host.
     pub path: PathBuf,
+    /// Whether it must be another than the one this process is in, the host's: a sysctl would change that one.
+    #[serde(default)]
+    pub foreign: bool,
 }
 
 /// The clocks of a new time namespace: name, seconds, nanoseconds.
@@ -61,14 +64,9 @@ pub enum Step {
     OpenProc,
     /// Write oom_score_adj of this process.
     OomScoreAdj(i32),
-    /// Refuse a namespace's path that leads to the namespace this process is in, the host's.
-    ProveForeign {
-        /// Its type.
-        namespace: Namespace,
-        /// The path.
-        path: PathBuf,
-    },
-    /// setns(2) to namespaces, in this order, after all of them were opened.
+    /// setgroups(2) to none, while the right to it is there: the user namespace that is joined next may forbid it.
+    LeaveGroups,
+    /// setns(2) to namespaces, in this order, after all of them were opened and proven.
     Join(Vec<Joined>),
     /// unshare(CLONE_NEWTIME), with the clocks set before anybody is in it.
     NewTimeNamespace(TimeOffsets),
@@ -207,6 +205,8 @@ pub enum Step {
     ReadOnlyRoot,
     /// Scheduler, priorities, affinity, personality.
     Attribute(Attribute),
+    /// prlimit(2): raise the hard limit where it is lower, and only that one, while the right to it is there.
+    MakeRoom(Rlimit),
     /// setrlimit(2)
     Rlimit(Rlimit),
     /// chdir(2) inside the root, the directory made if missing.
@@ -242,7 +242,7 @@ pub enum Step {
     Capabilities(CapabilitySets),
     /// seccomp(2)
     Seccomp(Filter),
-    /// Tell the monitor that all is ready and wait for `start`.
+    /// Tell the parent that all is ready, let go of whatever built the container, and wait for `start`.
     AwaitStart,
     /// Close what is open above 2, execve(2).
     Execute {

@@ -26,10 +26,10 @@ const IPC: [&str; 12] = [
     "kernel/shm_rmid_forced",
 ];
 
-/// The steps that write them, and before any namespace is joined by path, those that prove it is not the host's.
+/// The steps that write them, and which namespaces, if they are joined by path, must not be the host's.
 #[derive(Debug, Default)]
 pub(super) struct Sysctls {
-    pub(super) prove: Vec<Step>,
+    pub(super) foreign: Vec<Namespace>,
     pub(super) write: Vec<Step>,
 }
 
@@ -51,13 +51,12 @@ pub(super) fn of(spec: &Spec) -> Result<Sysctls, StepError> {
         if let Some(cause) = conflict(spec, &text, value) {
             return Err(refused(key, cause));
         }
-        planned.prove.extend(private(spec, kind, key)?);
+        planned.foreign.extend(private(spec, kind, key)?);
         planned.write.push(Step::Sysctl {
             path,
             value: value.clone(),
         });
     }
-    planned.prove.dedup();
     Ok(planned)
 }
 
@@ -121,7 +120,11 @@ fn conflict(spec: &Spec, path: &str, value: &str) -> Option<String> {
 
 /// The container must have a namespace of that kind for itself. One that is joined by path is looked at when the
 /// host is at hand: whether the path leads to the host's own, no text can tell.
-fn private(spec: &Spec, kind: LinuxNamespaceType, key: &str) -> Result<Option<Step>, StepError> {
+fn private(
+    spec: &Spec,
+    kind: LinuxNamespaceType,
+    key: &str,
+) -> Result<Option<Namespace>, StepError> {
     let all = spec
         .linux()
         .as_ref()
@@ -135,20 +138,14 @@ fn private(spec: &Spec, kind: LinuxNamespaceType, key: &str) -> Result<Option<St
             format!("the container shares the host's {kind} namespace; give it one of its own");
         return Err(refused(key, cause));
     };
-    let path = found
-        .path()
-        .as_ref()
-        .filter(|path| !path.as_os_str().is_empty());
-    let namespace = match kind {
-        LinuxNamespaceType::Ipc => Namespace::Ipc,
-        LinuxNamespaceType::Uts => Namespace::Uts,
-        LinuxNamespaceType::Network => Namespace::Network,
-        _ => return Ok(None),
-    };
-    Ok(path.map(|path| Step::ProveForeign {
-        namespace,
-        path: path.clone(),
-    }))
+    let path = found.path().as_ref();
+    let joined = path.is_some_and(|path| !path.as_os_str().is_empty());
+    Ok(match kind {
+        LinuxNamespaceType::Ipc => joined.then_some(Namespace::Ipc),
+        LinuxNamespaceType::Uts => joined.then_some(Namespace::Uts),
+        LinuxNamespaceType::Network => joined.then_some(Namespace::Network),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
@@ -164,8 +161,9 @@ mod tests {
             json!({"ociVersion": "1.0.0", "linux": {"namespaces": namespaces, "sysctl": sysctl}});
         change(&mut spec);
         let planned = of(&serde_json::from_value(spec).unwrap())?;
-        let steps = planned.prove.iter().chain(&planned.write);
-        Ok(steps.map(Step::to_string).collect::<Vec<_>>().join("; "))
+        let foreign = planned.foreign.iter().map(|kind| format!("another {kind}"));
+        let all = foreign.chain(planned.write.iter().map(Step::to_string));
+        Ok(all.collect::<Vec<_>>().join("; "))
     }
 
     fn refusal(key: &str) -> String {
@@ -249,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_that_is_joined_is_proven_first() {
+    fn a_namespace_that_is_joined_must_be_another_than_the_hosts() {
         let text = planned(
             json!({"net.core.somaxconn": "1", "net.ipv4.ip_forward": "1"}),
             |spec| {
@@ -258,7 +256,7 @@ mod tests {
         );
         assert_eq!(
             text.unwrap(),
-            "prove that network /run/netns/x is not the host's; \
+            "another network; another network; \
              sysctl net/core/somaxconn = 1; sysctl net/ipv4/ip_forward = 1"
         );
     }

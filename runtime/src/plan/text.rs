@@ -69,16 +69,16 @@ impl fmt::Display for Step {
             Step::AwaitCgroup => write!(f, "await cgroup"),
             Step::AwaitEnvironment => write!(f, "await environment"),
             Step::OpenProc => write!(f, "open host proc"),
-            Step::ProveForeign { namespace, path } => {
-                let path = path.display();
-                write!(f, "prove that {namespace} {path} is not the host's")
-            }
+            Step::LeaveGroups => write!(f, "leave all groups"),
             Step::Hooks { kind, hooks } => list_hooks(f, *kind, hooks),
             Step::Label { kind, text } => write!(f, "label {kind:?} {text}"),
             Step::Sysctl { path, value } => write!(f, "sysctl {} = {value}", path.display()),
             Step::OomScoreAdj(value) => write!(f, "oom score adjustment {value}"),
             Step::Join(joined) => {
-                let named = |one: &Joined| format!("{} {}", one.namespace, one.path.display());
+                let named = |one: &Joined| {
+                    let proven = if one.foreign { " (not the host's)" } else { "" };
+                    format!("{} {}{proven}", one.namespace, one.path.display())
+                };
                 let named: Vec<String> = joined.iter().map(named).collect();
                 write!(f, "join {}", named.join(", "))
             }
@@ -124,6 +124,7 @@ fn list_hooks(f: &mut fmt::Formatter<'_>, kind: HookKind, hooks: &[Hook]) -> fmt
 fn fmt_process(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match step {
         Step::Attribute(attribute) => write!(f, "{attribute}"),
+        Step::MakeRoom(limit) => write!(f, "room for {} {}", limit.name, amount(limit.hard)),
         Step::Rlimit(limit) => write!(
             f,
             "{} {} {}",

@@ -125,7 +125,7 @@ fn the_whole_plan_in_order() {
           await start
           seccomp filter, flags 0x4
           execute ["web", "--port", "80"] with PATH TOKEN
-        warning: CAP_SYS_ADMIN is not in this host's bounding set: left out
+        warning: CAP_SYS_ADMIN is not this runtime's to give: left out
     "#]]
     .assert_eq(&plan(|_| {}).unwrap().to_string());
 }
@@ -175,8 +175,7 @@ fn sysctls_are_written_through_the_hosts_proc_in_the_containers_namespaces() {
     .unwrap();
     expect_test::expect![[r#"
         open host proc
-        prove that network /run/netns/t1 is not the host's
-        join network /run/netns/t1
+        join network /run/netns/t1 (not the host's)
         sysctl kernel/sem = 1 2 3 4
         sysctl net/core/somaxconn = 256
         pivot root, rprivate"#]]
@@ -246,7 +245,7 @@ fn each_hook_has_its_place() {
     .unwrap();
     expect_test::expect![[r#"
         await cgroup
-        join network /run/netns/t1
+        join network /run/netns/t1 (not the host's)
         attach root x, rprivate
         umask 000
         attach #0, mount proc /proc rw,nosuid,nodev,noexec private, no symlink
@@ -319,15 +318,74 @@ fn without_no_new_privileges_the_filter_comes_before_the_capabilities_go() {
         .steps
         .iter()
         .rev()
-        .take(4)
+        .take(5)
         .map(Step::to_string)
         .collect();
     expect_test::expect![[r#"
         execute ["web", "--port", "80"] with PATH TOKEN
         effective CHOWN, permitted CHOWN, inheritable none, ambient none
         seccomp filter, flags 0x4
-        await start"#]]
+        await start
+        effective CHOWN, permitted CHOWN, inheritable none, ambient none"#]]
     .assert_eq(&tail.join("\n"));
+}
+
+/// The OCI text: whatever cannot be granted is a warning.
+#[test]
+fn capabilities_that_the_kernel_would_refuse_are_left_out() {
+    let plan = plan(|spec| {
+        spec["process"]["capabilities"] = json!({
+            "bounding": ["CAP_CHOWN"], "permitted": ["CAP_CHOWN"],
+            "effective": ["CAP_CHOWN", "CAP_KILL"],
+            "inheritable": ["CAP_KILL"], "ambient": ["CAP_CHOWN", "CAP_KILL"],
+        });
+    });
+    let plan = plan.unwrap();
+    expect_test::expect![[r#"
+        bounding CHOWN
+        effective CHOWN, permitted CHOWN, inheritable none, ambient none
+        warning: CAP_KILL is inheritable and not bounding, which the kernel refuses: left out
+        warning: CAP_KILL is effective and not permitted, which the kernel refuses: left out
+        warning: CAP_KILL is ambient and not permitted, which the kernel refuses: left out
+        warning: CAP_CHOWN is ambient and not inheritable, which the kernel refuses: left out"#]]
+    .assert_eq(&lines(&plan, &["bounding", "effective", "ambient"]));
+}
+
+/// In a namespace that is joined with its mounts, /proc is whatever was mounted there.
+#[test]
+fn the_hosts_proc_is_opened_before_users_and_mounts_are_joined() {
+    let plan = plan(|spec| {
+        spec["process"]["oomScoreAdj"] = json!(null);
+        let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces[1]["path"] = json!("/proc/7/ns/mnt");
+        namespaces.push(json!({"type": "user", "path": "/proc/7/ns/user"}));
+    });
+    expect_test::expect![[r#"
+        stage: open host proc
+        stage: room for RLIMIT_NOFILE unlimited
+        stage: leave all groups
+        stage: join mount /proc/7/ns/mnt, network /run/netns/t1, user /proc/7/ns/user
+        become root of the user namespace"#]]
+    .assert_eq(&lines(
+        &plan.unwrap(),
+        &["host proc", "room", "leave", "join", "become"],
+    ));
+}
+
+#[test]
+fn a_mount_in_the_place_of_the_root_bears_no_hooks_of_the_creation() {
+    let over = |kind: &'static str| {
+        move |spec: &mut Value| {
+            let mounts = spec["mounts"].as_array_mut().unwrap();
+            mounts.push(json!({"destination": "/", "type": "tmpfs"}));
+            spec["hooks"] = json!({kind: [{"path": "/bin/true"}]});
+        }
+    };
+    for kind in ["prestart", "createRuntime", "createContainer"] {
+        let refusal = refusal(over(kind));
+        assert!(refusal.starts_with("plan mount /: "), "{refusal}");
+    }
+    assert!(plan(over("startContainer")).is_ok());
 }
 
 #[test]
@@ -383,7 +441,7 @@ fn a_plan_survives_the_wire_and_shows_no_secret() {
 
 #[test]
 fn what_the_kernel_would_refuse_without_a_reason_is_refused_with_one() {
-    let cases: [Case; 18] = [
+    let cases: [Case; 16] = [
         ("linux.cgroupsPath", |spec| {
             drop(spec["linux"].as_object_mut().unwrap().remove("cgroupsPath"))
         }),
@@ -438,12 +496,6 @@ fn what_the_kernel_would_refuse_without_a_reason_is_refused_with_one() {
             spec["process"]["rlimits"][0]["hard"] = json!(1)
         }),
         ("absolute", |spec| spec["process"]["cwd"] = json!("srv")),
-        ("not permitted", |spec| {
-            spec["process"]["capabilities"]["effective"] = json!(["CAP_KILL"]);
-        }),
-        ("not inheritable", |spec| {
-            spec["process"]["capabilities"]["ambient"] = json!(["CAP_CHOWN"]);
-        }),
     ];
     for (words, change) in cases {
         let refusal = refusal(change);
@@ -484,6 +536,7 @@ fn a_new_user_namespace_leaves_what_needs_the_host_s_rights_to_the_parent() {
         clone pid mount uts ipc user
         map uids 0=100000+1000, gids 0=100000+1000, written by privilege
         parent: oom score adjustment 100
+        parent: room for RLIMIT_NOFILE unlimited
           become root of the user namespace
           undumpable
           new cgroup namespace
@@ -517,8 +570,10 @@ fn a_stage_does_what_must_be_done_before_init_is_cloned() {
         stage: affinity to every CPU
         stage: open host proc
         stage: oom score adjustment 100
+        stage: room for RLIMIT_NOFILE unlimited
         stage: new time namespace boottime 0 0 monotonic -5 6
         stage: undumpable
+        stage: leave all groups
         stage: join pid /proc/7/ns/pid, network /run/netns/t1, user /proc/7/ns/user
         clone mount uts ipc
           become root of the user namespace
@@ -558,6 +613,7 @@ fn without_privilege_the_user_namespace_comes_first() {
         clone pid mount uts ipc user
         map uids 0=100000+1000, gids 0=1000+1, written by newuidmap and newgidmap
         parent: oom score adjustment 100
+        parent: room for RLIMIT_NOFILE unlimited
           new cgroup namespace
           new session keyring
           hostname box

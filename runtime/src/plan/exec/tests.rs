@@ -134,6 +134,7 @@ fn all_that_can_be_said() {
           user 7 group 8 groups [9, 10]
           umask 077
           find id in /bin
+          effective CHOWN KILL NET_BIND_SERVICE, permitted CHOWN KILL NET_BIND_SERVICE, inheritable none, ambient none
           await start
           seccomp filter, flags 0x4
           effective CHOWN KILL NET_BIND_SERVICE, permitted CHOWN KILL NET_BIND_SERVICE, inheritable none, ambient none
