@@ -10,6 +10,7 @@ mod build;
 mod descriptors;
 mod device;
 mod filesystem;
+mod floor;
 mod identity;
 mod namespace;
 mod procfs;
@@ -371,7 +372,11 @@ impl Walk {
     }
 
     fn open_terminal(&self, wanted: &Terminal) -> Result<(), StepError> {
-        let master = terminal::open(self.root()?, wanted)?;
+        let console = wanted.console.then(|| {
+            self.build
+                .place("bind console", Path::new(terminal::CONSOLE))
+        });
+        let master = terminal::open(self.root()?, wanted, console.transpose()?)?;
         self.talk()?
             .send_with(&FromInit::Terminal, master.as_fd())
             .context("hand over", "terminal")

@@ -175,3 +175,132 @@ fn links_in_the_place_of_an_image_s_devices_are_refused() {
     assert!(error.cause.contains("something else"), "{error}");
     assert_eq!(std::fs::read_dir(victim.path()).unwrap().count(), 0);
 }
+
+fn volume_at(spec: &mut Value, source: &Path, destination: &str) {
+    let bind = json!({"destination": destination, "source": source, "options": ["rbind"]});
+    spec["mounts"].as_array_mut().unwrap().push(bind);
+}
+
+/// A namespace with ids of its own, where a node is a bind of one that the parent made.
+fn in_a_user_namespace(spec: &mut Value) {
+    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    spec["linux"]["uidMappings"] = map.clone();
+    spec["linux"]["gidMappings"] = map;
+    let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.push(json!({"type": "user"}));
+}
+
+/// The image's link leads a volume over /dev: what the container needs there is not made on the host.
+#[test]
+#[ignore = "needs root"]
+fn nothing_is_made_in_a_volume_that_a_link_puts_over_dev() {
+    let host = Host::new();
+    let volume = host.directory.path().join("volume");
+    std::fs::create_dir(&volume).unwrap();
+    std::fs::set_permissions(
+        host.directory.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+    let root = || {
+        let root = Root::busybox();
+        for name in ["dev", "proc", "sys"] {
+            std::fs::create_dir(root.path(name)).unwrap();
+        }
+        symlink("/dev", root.path("data")).unwrap();
+        root
+    };
+    for user in [false, true] {
+        let change = |spec: &mut Value| {
+            if user {
+                in_a_user_namespace(spec);
+            }
+            devices(
+                spec,
+                json!([{"path": "/dev/net/tun", "type": "c", "major": 10, "minor": 200}]),
+            );
+            volume_at(spec, &volume, "/data");
+        };
+        let spec = host.spec(&["/bin/busybox", "true"], change);
+        let (exit, output) = host.run(&spec, root());
+        assert_eq!(exit.code, 0, "{output}");
+        std::fs::remove_dir_all(host.log_dir()).unwrap();
+        assert_eq!(std::fs::read_dir(&volume).unwrap().count(), 0, "{user}");
+
+        // Here it covers the image's own /dev, in which they would be made.
+        let spec = host.spec(&["/bin/busybox", "true"], |spec| {
+            change(spec);
+            without_dev(spec);
+        });
+        let error = host.create(&spec, root()).unwrap_err();
+        assert!(error.cause.contains("in its way"), "{error}");
+        assert_eq!(std::fs::read_dir(&volume).unwrap().count(), 0, "{user}");
+    }
+}
+
+/// Links inside the container's /dev, or to it, on the way to a node or a link.
+#[test]
+#[ignore = "needs root"]
+fn a_node_behind_links_stays_on_the_container_s_own_file_systems() {
+    let host = Host::new();
+    let volume = host.directory.path().join("volume");
+    std::fs::create_dir(&volume).unwrap();
+    let fifo = |path: &str| json!([{"path": path, "type": "p", "fileMode": 0o600}]);
+    let root = || {
+        let root = Root::busybox();
+        for name in ["dev/inside", "etc/real"] {
+            std::fs::create_dir_all(root.path(name)).unwrap();
+        }
+        symlink("/v", root.path("dev/away")).unwrap();
+        symlink("../v", root.path("etc/away")).unwrap();
+        symlink("inside", root.path("dev/near")).unwrap();
+        symlink("/etc/real", root.path("dev/etc")).unwrap();
+        symlink("/proc/self/root", root.path("dev/magic")).unwrap();
+        symlink("loop", root.path("dev/loop")).unwrap();
+        root
+    };
+    let copied = json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]});
+    let image = |spec: &mut Value, path: &str| {
+        without_dev(spec);
+        volume_at(spec, &volume, "/v");
+        devices(spec, fifo(path));
+    };
+    // In the image's own /dev a link is followed as long as it stays in the image.
+    for (path, found) in [
+        ("/dev/near/x", "/dev/inside/x"),
+        ("/dev/etc/x", "/etc/real/x"),
+    ] {
+        let spec = host.spec(&["/bin/stat", "-c", "%F", found], |spec| image(spec, path));
+        let (exit, output) = host.run(&spec, root());
+        assert_eq!((exit.code, output.as_str()), (0, "fifo\n"), "{path}");
+        std::fs::remove_dir_all(host.log_dir()).unwrap();
+    }
+    for path in [
+        "/dev/away/x",
+        "/etc/away/x",
+        "/dev/magic/v/x",
+        "/dev/loop/x",
+    ] {
+        let spec = host.spec(&["/bin/true"], |spec| image(spec, path));
+        let error = host.create(&spec, root()).unwrap_err();
+        assert_eq!(error.step, "make device", "{error}");
+    }
+    // On a file system over /dev that has the image's links, none is.
+    for path in ["/dev/away/x", "/dev/near/x", "/dev/etc/x"] {
+        let spec = host.spec(&["/bin/true"], |spec| {
+            spec["mounts"][1] = copied.clone();
+            volume_at(spec, &volume, "/v");
+            devices(spec, fifo(path));
+        });
+        let error = host.create(&spec, root()).unwrap_err();
+        assert!(error.cause.contains("in its way"), "{error}");
+    }
+    assert_eq!(std::fs::read_dir(&volume).unwrap().count(), 0);
+    // Who wants a node in a volume says so.
+    let spec = host.spec(&["/bin/stat", "-c", "%F", "/v/x"], |spec| {
+        volume_at(spec, &volume, "/v");
+        devices(spec, fifo("/v/x"));
+    });
+    let (_, output) = host.run(&spec, root());
+    assert_eq!(output, "fifo\n");
+}

@@ -6,6 +6,7 @@ use std::path::Path;
 use rustix::fs::Mode;
 
 use super::filesystem::{self, Stamp, Tree};
+use super::floor::{Floors, Place};
 use super::sources::Sources;
 use super::{device, out_of_order};
 use crate::StepError;
@@ -23,6 +24,7 @@ pub(super) struct Build {
     empty: Option<Stamp>,
     /// Mounts that become read-only at the end.
     sealed: Vec<OwnedFd>,
+    floors: Floors,
 }
 
 impl Build {
@@ -33,6 +35,7 @@ impl Build {
             way: RootChange::default(),
             empty: None,
             sealed: Vec::new(),
+            floors: Floors::default(),
         }
     }
 
@@ -103,17 +106,22 @@ impl Build {
             Step::Remount(wanted) => self.with_root(|_, root| filesystem::remount(root, wanted)),
             Step::AttachBind(bind) => self.attach_bind(bind),
             Step::RealDev => self.with_root(|_, root| device::require_real_dev(root)),
-            Step::Device(wanted) => self.with_root(|_, root| device::node(root, wanted)),
+            Step::Device(wanted) => self
+                .place("make device", &wanted.path)
+                .and_then(|place| device::node(&place, wanted)),
             Step::FindDevice(wanted) => self.with_root(|_, root| device::find(root, wanted)),
             Step::BindDevice(wanted) => self.with_root(|build, root| {
+                let place = build.floors.place(root, &wanted.path, "bind device")?;
                 let nodes = build.sources.nodes.as_mut();
                 let nodes = nodes.ok_or_else(|| out_of_order("bind device", &wanted.path))?;
-                device::bind(root, wanted, nodes)
+                device::bind(root, &place, wanted, nodes)
             }),
-            Step::OwnNull => self.with_root(|_, root| device::own_null(root)),
-            Step::Symlink { path, target } => {
-                self.with_root(|_, root| device::link(root, path, target))
-            }
+            Step::OwnNull => self
+                .place("open null device", Path::new("/dev/null"))
+                .and_then(|place| device::own_null(&place)),
+            Step::Symlink { path, target } => self
+                .place("make link", path)
+                .and_then(|place| device::link(&place, target.as_ref())),
             Step::ReadOnlyPath(path) => self.with_root(|_, root| filesystem::read_only(root, path)),
             Step::MaskPath(path) => self.with_root(|build, root| {
                 let null = build.sources.null.as_mut();
@@ -161,22 +169,36 @@ impl Build {
     }
 
     fn settle(&mut self, mount: OwnedFd, wanted: &Filesystem) -> Result<(), StepError> {
-        if wanted.destination == Path::new("/") {
-            self.root = Some(filesystem::reroot(&mount, self.way)?);
-        }
         if wanted.sealed {
-            self.sealed.push(mount);
+            let sealed = rustix::io::fcntl_dupfd_cloexec(&mount, 0);
+            self.sealed
+                .push(sealed.context("hold", wanted.destination.display())?);
         }
-        Ok(())
+        self.lay(mount, &wanted.destination)
     }
 
     fn attach_bind(&mut self, bind: &Bind) -> Result<(), StepError> {
         let tree = self.sources.trees.remove(&bind.slot);
-        let tree = tree.ok_or_else(|| out_of_order("attach bind", &bind.destination))?;
-        let mount = filesystem::attach_bind(self.root()?, tree, bind)?;
-        if let Some(mount) = mount.filter(|_| bind.destination == Path::new("/")) {
+        match tree.ok_or_else(|| out_of_order("attach bind", &bind.destination))? {
+            Tree::Mount(mount) => {
+                let mount = filesystem::attach_bind(self.root()?, mount, bind)?;
+                self.lay(mount, &bind.destination)
+            }
+            Tree::Link(text) => device::link(&self.place("make link", &bind.destination)?, &text),
+        }
+    }
+
+    /// Of a mount that was attached.
+    fn lay(&mut self, mount: OwnedFd, destination: &Path) -> Result<(), StepError> {
+        if destination == Path::new("/") {
             self.root = Some(filesystem::reroot(&mount, self.way)?);
         }
+        self.floors.lay(destination, mount);
         Ok(())
+    }
+
+    /// Where something that is no mount is made.
+    pub(super) fn place<'a>(&self, step: &str, path: &'a Path) -> Result<Place<'a>, StepError> {
+        self.floors.place(self.root()?, path, step)
     }
 }

@@ -14,15 +14,16 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::filesystem::{attach, clone, clone_path, detached};
+use super::floor::Place;
 use super::resolve::{self, Missing};
 use crate::StepError;
 use crate::error::Context;
 use crate::plan::{DeviceKind, DeviceNode, MountFlags, Propagation};
 
 /// Makes a node and proves that what stands there afterwards is it. The mode is exact: umask is zero.
-pub(super) fn node(root: BorrowedFd<'_>, device: &DeviceNode) -> Result<(), StepError> {
+pub(super) fn node(place: &Place<'_>, device: &DeviceNode) -> Result<(), StepError> {
     let subject = device.path.display();
-    let (directory, name) = resolve::parent(root, &device.path).context("make device", &subject)?;
+    let (directory, name) = (&place.directory, place.name);
     let made = match make(directory.as_fd(), name, device) {
         Ok(()) => true,
         // One that the image brings may stay; whether it is the same is seen below.
@@ -30,7 +31,7 @@ pub(super) fn node(root: BorrowedFd<'_>, device: &DeviceNode) -> Result<(), Step
         Err(errno) => return Err(StepError::io("make device", &subject, errno)),
     };
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let found = rustix::fs::openat(&directory, name, flags, Mode::empty())
+    let found = rustix::fs::openat(directory, name, flags, Mode::empty())
         .context("open device", &subject)?;
     prove(&found, device)?;
     if !made {
@@ -160,12 +161,13 @@ pub(super) fn open_node(device: &DeviceNode) -> Result<OwnedFd, StepError> {
 /// Binds the next of `nodes`.
 pub(super) fn bind(
     root: BorrowedFd<'_>,
+    place: &Place<'_>,
     device: &DeviceNode,
     nodes: &mut Nodes,
 ) -> Result<(), StepError> {
     let (step, subject) = ("bind device", device.path.display());
-    let target =
-        resolve::open_or_make_last(root, &device.path, Missing::File).context(step, &subject)?;
+    let target = resolve::open_or_make_in(place.directory.as_fd(), place.name, Missing::File);
+    let target = target.context(step, &subject)?;
     let stat = rustix::fs::fstat(&target).context(step, &subject)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         prove(&target, device)?;
@@ -217,8 +219,8 @@ fn close_cabinet(root: BorrowedFd<'_>, nodes: &Nodes) -> Result<(), Errno> {
 /// Where standard input, output or error is the null device of the host, the container's own takes its place: through
 /// the host's, a container's root could change its mode and owner. What is opened is the node that was made a moment
 /// ago, in a /dev that is the container's own, and it is proven to be one.
-pub(super) fn own_null(root: BorrowedFd<'_>) -> Result<(), StepError> {
-    let (step, path) = ("open null device", Path::new("/dev/null"));
+pub(super) fn own_null(place: &Place<'_>) -> Result<(), StepError> {
+    let (step, path) = ("open null device", place.path);
     let is = |fd: BorrowedFd<'_>| is_null(fd).context(step, path.display());
     let [input, output, error] = [
         is(rustix::stdio::stdin())?,
@@ -228,10 +230,9 @@ pub(super) fn own_null(root: BorrowedFd<'_>) -> Result<(), StepError> {
     if !(input || output || error) {
         return Ok(());
     }
-    let (directory, name) = resolve::parent(root, path).context(step, path.display())?;
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let null =
-        rustix::fs::openat(&directory, name, flags, Mode::empty()).context(step, path.display())?;
+    let null = rustix::fs::openat(&place.directory, place.name, flags, Mode::empty())
+        .context(step, path.display())?;
     if !is(null.as_fd())? {
         return Err(StepError::refused(
             step,
@@ -258,11 +259,11 @@ fn is_null(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
 }
 
 /// Makes a symlink; what is in its place is removed first, unless it is a directory.
-pub(super) fn link(root: BorrowedFd<'_>, path: &Path, target: &str) -> Result<(), StepError> {
-    let (directory, name) = resolve::parent(root, path).context("make link", path.display())?;
-    match rustix::fs::unlinkat(&directory, name, AtFlags::empty()) {
+pub(super) fn link(place: &Place<'_>, target: &OsStr) -> Result<(), StepError> {
+    let (directory, name) = (&place.directory, place.name);
+    match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
-        Err(errno) => return Err(StepError::io("replace", path.display(), errno)),
+        Err(errno) => return Err(StepError::io("replace", place.path.display(), errno)),
     }
-    rustix::fs::symlinkat(target, &directory, name).context("make link", path.display())
+    rustix::fs::symlinkat(target, directory, name).context("make link", place.path.display())
 }

@@ -66,11 +66,20 @@ pub(super) fn open_or_make_last(
     missing: Missing,
 ) -> Result<OwnedFd, Errno> {
     let (parent, name) = parent(root, path)?;
+    open_or_make_in(parent.as_fd(), name, missing)
+}
+
+/// As [`open_or_make_last`], in a directory that is found already.
+pub(super) fn open_or_make_in(
+    directory: BorrowedFd<'_>,
+    name: &OsStr,
+    missing: Missing,
+) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match rustix::fs::openat(&parent, name, flags, Mode::empty()) {
+    match rustix::fs::openat(directory, name, flags, Mode::empty()) {
         Err(Errno::NOENT) => {
-            make(parent.as_fd(), name, missing)?;
-            rustix::fs::openat(&parent, name, flags, Mode::empty())
+            make(directory, name, missing)?;
+            rustix::fs::openat(directory, name, flags, Mode::empty())
         }
         other => other,
     }
@@ -103,6 +112,27 @@ pub(super) fn real_directory(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedF
     }
 }
 
+/// The directory at `path`, made if missing, on the mount that `root` is on. A symlink that leads out of it ends in
+/// EXDEV.
+pub(super) fn make_on_root(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
+    let walk = Walk {
+        stays: true,
+        ..Walk::new(root, path)?
+    };
+    walk.run(Missing::Directory)
+}
+
+/// The directory at `path` below the root of a mount, made if missing, on that mount. EXDEV where another mount
+/// stands in the way, ELOOP where a symlink does: its text would count from another root.
+pub(super) fn make_below(mount: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
+    let walk = Walk {
+        stays: true,
+        links: MAX_LINKS,
+        ..Walk::new(mount.as_fd(), path)?
+    };
+    walk.run(Missing::Directory)
+}
+
 /// The directory that holds `path`'s last component, made if missing, and that component.
 pub(super) fn parent<'a>(
     root: BorrowedFd<'_>,
@@ -121,6 +151,8 @@ struct Walk {
     ahead: VecDeque<OsString>,
     links: usize,
     steps: usize,
+    /// Whether it may not leave the mount on which it begins.
+    stays: bool,
 }
 
 impl Walk {
@@ -131,6 +163,7 @@ impl Walk {
             ahead: VecDeque::new(),
             links: 0,
             steps: 0,
+            stays: false,
         };
         walk.prepend(path);
         Ok(walk)
@@ -157,10 +190,14 @@ impl Walk {
         let last = self.ahead.is_empty();
         let here = self.stack.last().ok_or(Errno::NOENT)?.as_fd();
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let found = match rustix::fs::openat(here, name, flags, Mode::empty()) {
+        let open = || match self.stays {
+            true => open_on_mount(here, name, flags),
+            false => rustix::fs::openat(here, name, flags, Mode::empty()),
+        };
+        let found = match open() {
             Err(Errno::NOENT) => {
                 make(here, name, if last { missing } else { Missing::Directory })?;
-                rustix::fs::openat(here, name, flags, Mode::empty())?
+                open()?
             }
             other => other?,
         };
@@ -199,6 +236,16 @@ impl Walk {
                 Component::ParentDir => self.ahead.push_front("..".into()),
                 Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
             }
+        }
+    }
+}
+
+fn open_on_mount(here: BorrowedFd<'_>, name: &OsStr, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV;
+    loop {
+        match rustix::fs::openat2(here, name, flags, Mode::empty(), resolve) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            other => return other,
         }
     }
 }

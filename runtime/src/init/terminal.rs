@@ -7,20 +7,20 @@
 //! slave changes its owner.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
-use super::{filesystem, resolve};
+use super::filesystem;
+use super::floor::Place;
 use crate::StepError;
 use crate::error::Context;
 use crate::plan::Terminal;
 
 const DEVPTS: &str = "/dev/pts";
-const CONSOLE: &str = "/dev/console";
+pub(super) const CONSOLE: &str = "/dev/console";
 /// statfs(2)
 const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
 /// The kernel's UNIX98_PTY_SLAVE_MAJOR and the seven after it.
@@ -28,10 +28,14 @@ const SLAVE_MAJORS: std::ops::Range<u32> = 136..144;
 /// TTYAUX_MAJOR and its ptmx.
 const MASTER: (u32, u32) = (5, 2);
 
-/// Makes a terminal; its master.
+/// Makes a terminal; its master. `console` is where it is bound, if it is.
 ///
 /// Its slave is now standard input, output and error, and the controlling terminal of this session's leader.
-pub(super) fn open(root: BorrowedFd<'_>, wanted: &Terminal) -> Result<OwnedFd, StepError> {
+pub(super) fn open(
+    root: BorrowedFd<'_>,
+    wanted: &Terminal,
+    console: Option<Place<'_>>,
+) -> Result<OwnedFd, StepError> {
     let step = "open terminal";
     let master = master(root)?;
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
@@ -53,8 +57,8 @@ pub(super) fn open(root: BorrowedFd<'_>, wanted: &Terminal) -> Result<OwnedFd, S
         };
         rustix::termios::tcsetwinsize(&slave, size).context("size terminal", DEVPTS)?;
     }
-    if wanted.console {
-        bind_console(root, slave.as_fd())?;
+    if let Some(place) = console {
+        bind_console(&place, slave.as_fd())?;
     }
     rustix::process::ioctl_tiocsctty(&slave).context("control terminal", DEVPTS)?;
     rustix::stdio::dup2_stdin(&slave).context("set", "standard input")?;
@@ -122,17 +126,17 @@ fn check(tty: &OwnedFd, right: fn(u32, u32) -> bool, cause: &str) -> Result<(), 
 }
 
 /// A mount over a plain file: nothing of the image is opened, and nothing is written through a link.
-fn bind_console(root: BorrowedFd<'_>, slave: BorrowedFd<'_>) -> Result<(), StepError> {
+fn bind_console(place: &Place<'_>, slave: BorrowedFd<'_>) -> Result<(), StepError> {
     let step = "bind console";
-    let (directory, name) = resolve::parent(root, Path::new(CONSOLE)).context(step, CONSOLE)?;
+    let (directory, name) = (&place.directory, place.name);
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let found = match rustix::fs::openat(&directory, name, flags, Mode::empty()) {
+    let found = match rustix::fs::openat(directory, name, flags, Mode::empty()) {
         Err(Errno::NOENT) => {
             let make = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY;
             let mode = Mode::from_raw_mode(0o600);
-            rustix::fs::openat(&directory, name, make | OFlags::CLOEXEC, mode)
+            rustix::fs::openat(directory, name, make | OFlags::CLOEXEC, mode)
                 .context(step, CONSOLE)?;
-            rustix::fs::openat(&directory, name, flags, Mode::empty())
+            rustix::fs::openat(directory, name, flags, Mode::empty())
         }
         other => other,
     };

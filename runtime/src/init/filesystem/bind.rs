@@ -12,7 +12,6 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use super::{Maps, attach, configure, refuse_procfs};
 use crate::StepError;
 use crate::error::Context;
-use crate::init::device;
 use crate::init::resolve::{self, Missing};
 use crate::plan::{Bind, MountFlags, Source};
 
@@ -80,17 +79,10 @@ fn kind(mount: &OwnedFd) -> Result<FileType, Errno> {
 /// as it may be the new root.
 pub(in crate::init) fn attach_bind(
     root: BorrowedFd<'_>,
-    tree: Tree,
+    tree: OwnedFd,
     bind: &Bind,
-) -> Result<Option<OwnedFd>, StepError> {
+) -> Result<OwnedFd, StepError> {
     let subject = bind.destination.display();
-    let tree = match tree {
-        Tree::Mount(mount) => mount,
-        Tree::Link(text) => {
-            let text = text.to_string_lossy();
-            return device::link(root, &bind.destination, &text).map(|()| None);
-        }
-    };
     let directory = kind(&tree).context("bind mount", &subject)? == FileType::Directory;
     let missing = if directory {
         Missing::Directory
@@ -108,7 +100,7 @@ pub(in crate::init) fn attach_bind(
     }
     flags(&tree, bind)?;
     attach(tree.as_fd(), target.as_fd()).context("bind mount", &subject)?;
-    Ok(Some(tree))
+    Ok(tree)
 }
 
 /// What stands at /proc is trusted later.
