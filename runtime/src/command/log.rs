@@ -62,7 +62,7 @@ impl Log {
 
     /// What went wrong, once, at the end.
     pub(crate) fn error(&self, message: &str) {
-        eprintln!("error: {message}");
+        eprintln!("error: {}", one_line(message));
         if self.file.is_some() {
             self.write(Level::Error, message);
         }
@@ -77,7 +77,7 @@ impl Log {
     pub(crate) fn complaint(&self, message: &str) {
         match &self.file {
             Some(_) => self.write(Level::Warning, message),
-            None => eprintln!("warning: {message}"),
+            None => eprintln!("warning: {}", one_line(message)),
         }
     }
 
@@ -115,6 +115,18 @@ impl Log {
             }
         }
     }
+}
+
+/// Names that an image or a spec chose are part of a message: they begin no line of their own and steer no terminal.
+fn one_line(message: &str) -> String {
+    let mut line = String::with_capacity(message.len());
+    for letter in message.chars() {
+        match letter.is_control() {
+            true => line.extend(letter.escape_default()),
+            false => line.push(letter),
+        }
+    }
+    line
 }
 
 #[cfg(test)]
