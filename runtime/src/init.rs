@@ -33,6 +33,7 @@ use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
 use crate::StepError;
+use crate::classic;
 use crate::error::Context;
 use crate::launch::{Door, Root};
 use crate::plan::{CapabilitySets, Environment, Hook, HookKind, Plan, RootChange, Step, Terminal};
@@ -54,6 +55,14 @@ pub(crate) fn run(plan: &Plan, descriptors: Option<Descriptors>) -> ! {
             return;
         };
         let mut walk = Walk::new(descriptors);
+        if classic::needed()
+            && let Err(errno) = classic::settle()
+        {
+            let error = StepError::io("open", "/proc", errno);
+            walk.talk
+                .map(|talk| talk.send(&FromInit::Failed(error)).ok());
+            return;
+        }
         walk.state = plan.state.clone();
         let failed = if plan.stage.is_empty() {
             walk.run(plan)
@@ -272,7 +281,11 @@ impl Walk {
             Step::Attribute(wanted) => attribute::set(wanted),
             Step::MakeRoom(limit) => identity::make_room(None, limit),
             Step::Rlimit(limit) => identity::set_rlimit(limit),
-            Step::WorkingDirectory(path) => identity::enter_directory(self.root()?, path),
+            Step::WorkingDirectory(path) => {
+                // No mount is made from here on.
+                classic::close().context("close", "workshop for mounts")?;
+                identity::enter_directory(self.root()?, path)
+            }
             Step::EnterDirectory(path) => identity::enter_existing(self.root()?, path),
             Step::Listen { count, names } => {
                 self.listen = listen(*count, names.as_deref());

@@ -3,7 +3,9 @@
 //! [`container`] is what an agent uses. [`monitor`] is the other side, in a process of its own, and the private
 //! module `init` is what the container's first process does before it becomes the user's program.
 
+mod beneath;
 pub mod cgroup;
+mod classic;
 mod clock;
 pub mod command;
 mod console;

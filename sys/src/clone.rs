@@ -3,7 +3,7 @@
 //! Only the fork-like use exists here, for a child or a sibling. CLONE_VM and a stack of one's own are absent,
 //! and so is CLONE_NEWTIME: the offsets of a time namespace can only be written before anybody is in it.
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sched::CloneFlags;
 
@@ -101,12 +101,11 @@ fn clone3_with(
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = group.as_raw_fd() as u64;
     }
-    // SAFETY: no CLONE_VM, so parent and child share no memory, and stack = 0 lets the child go on with its
-    // copy of this stack, as fork does. `args` and `pidfd` outlive the call and the size is the struct's.
-    // The check above shows that this is the only thread, and no other can appear meanwhile as only a
-    // running thread starts one: no lock of libc or std is held by somebody who does not exist in the child.
-    let pid =
-        checked(unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of_val(&args)) })?;
+    let pid = match call(&mut args) {
+        // Before Linux 5.3, and where a filter that cannot read the arguments lets clone(2) pass alone.
+        Err(Errno::NOSYS) => old_clone(&args, &mut pidfd)?,
+        other => other?,
+    };
     if pid == 0 {
         return Ok(Forked::Child);
     }
@@ -116,6 +115,44 @@ fn clone3_with(
         pid: pid as u32,
         pidfd,
     })
+}
+fn call(args: &mut libc::clone_args) -> Result<libc::c_long, Errno> {
+    // SAFETY: no CLONE_VM, so parent and child share no memory, and stack = 0 lets the child go on with its
+    // copy of this stack, as fork does. `args` and what its `pidfd` points to outlive the call and the size is the
+    // struct's. `prove_single_threaded` has shown that this is the only thread, and no other can appear meanwhile as
+    // only a running thread starts one: no lock of libc or std is held by somebody who does not exist in the child.
+    checked(unsafe { libc::syscall(libc::SYS_clone3, &raw mut *args, size_of_val(args)) })
+}
+
+/// The same by clone(2). Into a cgroup the parent brings its child, which waits until it is spoken to.
+fn old_clone(args: &libc::clone_args, pidfd: &mut RawFd) -> Result<libc::c_long, Errno> {
+    let flags = (args.flags & !CLONE_INTO_CGROUP) | args.exit_signal;
+    // SAFETY: as in `call`: a stack of null is the caller's own, copied. With CLONE_PIDFD the third argument is where
+    // the descriptor is stored, on every architecture; the flags ask for nothing that the last two would be for.
+    let pid = checked(unsafe {
+        let none = std::ptr::null_mut::<libc::c_void>();
+        libc::syscall(libc::SYS_clone, flags, none, &raw mut *pidfd, none, none)
+    })?;
+    if pid != 0 && args.flags & CLONE_INTO_CGROUP != 0 {
+        // SAFETY: the caller of `clone3_with` lent it for the time of the call.
+        let group = unsafe { BorrowedFd::borrow_raw(args.cgroup as RawFd) };
+        let brought = rustix::fs::openat(
+            group,
+            c"cgroup.procs",
+            rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )
+        .and_then(|file| rustix::io::write(file, pid.to_string().as_bytes()));
+        if let Err(errno) = brought {
+            // SAFETY: the kernel has just stored it, and nobody else knows of it.
+            let child = unsafe { OwnedFd::from_raw_fd(*pidfd) };
+            rustix::process::pidfd_send_signal(&child, rustix::process::Signal::KILL).ok();
+            let id = rustix::process::WaitId::PidFd(child.as_fd());
+            rustix::process::waitid(id, rustix::process::WaitIdOptions::EXITED).ok();
+            return Err(errno);
+        }
+    }
+    Ok(pid)
 }
 
 /// unshare(2): CLONE_THREAD changes nothing in a process of one thread and is EINVAL in any other. Where a

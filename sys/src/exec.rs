@@ -89,15 +89,37 @@ pub fn duplicate_inherited(count: u32) -> Result<Vec<OwnedFd>, Errno> {
 /// Sets FD_CLOEXEC on every descriptor above 2: what this process was started with reaches no program that it starts.
 pub fn close_all_on_exec() -> Result<(), Errno> {
     // SAFETY: changes a flag that matters to execve alone; every descriptor stays open and its owner's.
-    checked(unsafe {
+    let set = checked(unsafe {
         libc::syscall(
             libc::SYS_close_range,
             FIRST,
             libc::c_uint::MAX,
             libc::CLOSE_RANGE_CLOEXEC,
         )
-    })?;
-    Ok(())
+    });
+    match set {
+        Err(Errno::NOSYS) => {
+            for number in open_numbers()? {
+                // SAFETY: as above.
+                checked(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) }.into())?;
+            }
+            Ok(())
+        }
+        other => other.map(drop),
+    }
+}
+
+/// The descriptors above 2, as /proc lists them: for kernels before Linux 5.9.
+fn open_numbers() -> Result<Vec<libc::c_int>, Errno> {
+    let listed = std::fs::read_dir("/proc/self/fd").map_err(|_| Errno::NOSYS)?;
+    let numbers = listed.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let numbers: Vec<libc::c_int> = numbers
+        .filter(|number| *number >= FIRST_INHERITED)
+        .collect();
+    // The list's own descriptor was among them, and is closed.
+    // SAFETY: F_GETFD reads a flag of whatever the number is, if it is anything.
+    let is_open = |number: &libc::c_int| unsafe { libc::fcntl(*number, libc::F_GETFD) } >= 0;
+    Ok(numbers.into_iter().filter(is_open).collect())
 }
 
 /// Closes every descriptor above 2 except `kept`, then goes on with `life`, which never returns.
@@ -127,11 +149,21 @@ pub fn live_with<D: PartialEq + ?Sized>(
     life(kept, data)
 }
 
-/// Its error would be EINVAL for an empty range, which no caller asks for, or ENOSYS before Linux 5.9.
+/// Its error would be EINVAL for an empty range, which no caller asks for, or ENOSYS before Linux 5.9: then one after
+/// the other, up to where no descriptor of a process that has not been given thousands can be.
 fn close_all(first: libc::c_uint, last: libc::c_uint) {
     // SAFETY: the caller never returns to whoever owns a descriptor of this range, so no owner runs again.
-    unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    let closed = checked(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) });
+    if closed == Err(Errno::NOSYS) {
+        for number in first..=last.min(HIGHEST) {
+            // SAFETY: as above.
+            unsafe { libc::syscall(libc::SYS_close, number) };
+        }
+    }
 }
+
+/// Four times the usual hard limit.
+const HIGHEST: libc::c_uint = 1 << 14;
 
 fn isolate(keep: OwnedFd, preserved: Vec<OwnedFd>) -> (OwnedFd, Result<(), Errno>) {
     let count = preserved.len() as libc::c_int;
@@ -172,10 +204,10 @@ fn isolate(keep: OwnedFd, preserved: Vec<OwnedFd>) -> (OwnedFd, Result<(), Errno
         // SAFETY: dup3 has just made it, and no other owner of it can run (see above).
         unsafe { OwnedFd::from_raw_fd(end) }
     };
-    // SAFETY: as above: no owner of any of these descriptors ever runs again.
-    let closed =
-        checked(unsafe { libc::syscall(libc::SYS_close_range, end + 1, libc::c_uint::MAX, 0) });
-    let closed = closed.and_then(|_| rustix::io::fcntl_setfd(&kept, rustix::io::FdFlags::CLOEXEC));
+    // No owner of any of these descriptors ever runs again.
+    let closed = libc::c_uint::try_from(end + 1).map_err(|_| Errno::BADF);
+    let closed = closed.map(|first| close_all(first, libc::c_uint::MAX));
+    let closed = closed.and_then(|()| rustix::io::fcntl_setfd(&kept, rustix::io::FdFlags::CLOEXEC));
     (kept, closed)
 }
 

@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::StepError;
+use crate::beneath::{self, Mounts};
 
 /// How long `remove` bears EBUSY: the kernel unlinks a dead process from its group a little after
 /// the process has been reported dead.
@@ -47,9 +48,15 @@ pub(super) fn refused(step: &str, subject: impl ToString, cause: impl Into<Strin
     }
 }
 
-/// Nothing below a hierarchy's root is a symbolic link or another mount; whatever is, is not ours.
-fn beneath() -> ResolveFlags {
-    ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV
+/// From the root of the file system.
+fn open_without_links(path: &Path) -> Result<OwnedFd, Errno> {
+    match beneath::openat2(CWD, path, directory_flags(), ResolveFlags::NO_SYMLINKS) {
+        Err(Errno::NOSYS) => {}
+        other => return other,
+    }
+    let root = rustix::fs::open("/", directory_flags(), Mode::empty())?;
+    let below = path.strip_prefix("/").map_err(|_| Errno::INVAL)?;
+    beneath::open(root.as_fd(), below, directory_flags(), Mounts::Enter)
 }
 
 fn directory_flags() -> OFlags {
@@ -69,8 +76,7 @@ impl Directory {
     /// Mount points are listed without symbolic links, and `relative` has been checked by `Hierarchy::group`.
     pub(super) fn at(point: &Path, relative: &str) -> Result<Option<Directory>, StepError> {
         let path = point.join(relative);
-        let links = ResolveFlags::NO_SYMLINKS;
-        match rustix::fs::openat2(CWD, &path, directory_flags(), Mode::empty(), links) {
+        match open_without_links(&path) {
             Ok(fd) => Ok(Some(Directory { fd, path })),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(failed("open cgroup", &path, errno, "")),
@@ -80,12 +86,13 @@ impl Directory {
     /// The group at `relative` below this directory; None if there is none.
     pub(super) fn open(&self, relative: &str) -> Result<Option<Directory>, StepError> {
         let path = self.path.join(relative);
-        match rustix::fs::openat2(
-            &self.fd,
-            relative,
+        // Nothing below a hierarchy's root is a symbolic link or another mount; whatever is, is not ours.
+        let directory = self.fd.as_fd();
+        match beneath::open(
+            directory,
+            Path::new(relative),
             directory_flags(),
-            Mode::empty(),
-            beneath(),
+            Mounts::Refuse,
         ) {
             Ok(fd) => Ok(Some(Directory { fd, path })),
             Err(Errno::NOENT) => Ok(None),

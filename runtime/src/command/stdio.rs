@@ -40,7 +40,12 @@ fn seal(null: Option<OwnedFd>, sealed: &mut Option<OwnedFd>) -> Result<OwnedFd, 
         match init::null_device() {
             Ok(device) => *sealed = Some(device),
             // Without the right to seal it there is none to change it either.
-            Err(error) if error.errno == Some(Errno::PERM.raw_os_error()) => {
+            // And before Linux 5.12 there is no way to seal it out here; a /dev of the container's own brings another.
+            Err(error)
+                if [Errno::PERM, Errno::NOSYS]
+                    .map(|errno| Some(errno.raw_os_error()))
+                    .contains(&error.errno) =>
+            {
                 return null.map_or_else(open_null, Ok);
             }
             Err(error) => return Err(error),

@@ -8,12 +8,12 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use longshore_sys::{MountAttributes, mount_setattr};
+use longshore_sys::MountAttributes;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
-use super::filesystem::{attach, clone, clone_path, detached};
+use super::filesystem::{attach, clone, clone_path, detached, set_attributes};
 use super::floor::Place;
 use super::resolve::{self, Missing};
 use crate::StepError;
@@ -180,7 +180,7 @@ pub(super) fn bind(
             propagation: Propagation::Private.bit(),
             ..Default::default()
         };
-        mount_setattr(node.as_fd(), attributes, false)?;
+        set_attributes(node.as_fd(), attributes, false)?;
         attach(node.as_fd(), target.as_fd())?;
         close_cabinet(root, nodes)
     };

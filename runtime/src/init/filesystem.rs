@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use crate::StepError;
+use crate::classic;
 use crate::error::Context;
 use crate::plan::{MountFlags, Propagation, Spread};
 
@@ -65,11 +66,17 @@ impl Stamp {
 
 /// Attaches a detached mount to what `target` refers to.
 pub(super) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
+    if classic::needed() {
+        return classic::attach(mount, target);
+    }
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(mount, c"", target, c"", flags)
 }
 
 pub(super) fn clone(path: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd, Errno> {
+    if classic::needed() {
+        return classic::clone(path, recursive);
+    }
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;
@@ -124,7 +131,19 @@ fn set(
         clear: flags.clear,
         propagation,
     };
-    mount_setattr(mount, attributes, recursive)
+    set_attributes(mount, attributes, recursive)
+}
+
+/// As mount_setattr(2).
+pub(super) fn set_attributes(
+    mount: BorrowedFd<'_>,
+    attributes: MountAttributes,
+    recursive: bool,
+) -> Result<(), Errno> {
+    match classic::needed() {
+        true => classic::set(mount, attributes, recursive),
+        false => mount_setattr(mount, attributes, recursive),
+    }
 }
 
 /// A mount below the container's own /proc could fake what init reads and writes there. The planner allows

@@ -4,13 +4,16 @@
 //! hand in: the root is opened before the container's files are in sight, and below it no mount point, no symlink
 //! but procfs' own `thread-self`, and no magic link is followed (CVE-2019-16884, CVE-2019-19921, CVE-2025-52881).
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::StepError;
+use crate::beneath::{self, Mounts};
 use crate::error::Context;
 use crate::plan::LabelKind;
 
@@ -138,20 +141,19 @@ fn below(
     flags: OFlags,
     no_links: bool,
 ) -> Result<OwnedFd, Errno> {
-    let mut resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
-    resolve.set(ResolveFlags::NO_SYMLINKS, no_links);
-    loop {
-        match rustix::fs::openat2(
-            directory,
-            path,
-            flags | OFlags::CLOEXEC,
-            Mode::empty(),
-            resolve,
-        ) {
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            other => return other,
-        }
+    if no_links {
+        return beneath::open(directory, path, flags, Mounts::Refuse);
     }
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
+    match beneath::openat2(directory, path, flags, resolve) {
+        Err(Errno::NOSYS) => {}
+        other => return other,
+    }
+    // One link, of procfs' own making, to a path below it.
+    let link = beneath::open_link(directory, path)?;
+    let text = rustix::fs::readlinkat(link, c"", Vec::new())?.into_bytes();
+    let path = Path::new(OsStr::from_bytes(&text));
+    beneath::open(directory, path, flags, Mounts::Refuse)
 }
 
 /// One write(2): procfs takes each as a whole command.

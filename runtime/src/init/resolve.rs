@@ -13,6 +13,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::StepError;
+use crate::{beneath, classic};
 
 /// Links followed in one path before it counts as a loop, as in the kernel.
 const MAX_LINKS: usize = 40;
@@ -24,6 +25,8 @@ const MAX_COMPONENTS: usize = 2048;
 pub(super) enum Missing {
     Directory,
     File,
+    /// ENOENT.
+    Nothing,
 }
 
 /// Opens what is there, symlinks followed inside `root`.
@@ -38,12 +41,18 @@ pub(super) fn open_with(
     flags: OFlags,
 ) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    loop {
-        match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
-            // The kernel could not prove that a `..` stayed inside while something was renamed: try again.
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            other => return other,
-        }
+    match beneath::openat2(root, path, flags, resolve) {
+        Err(Errno::NOSYS) => {}
+        other => return other,
+    }
+    let found = Walk::new(root, path)?.run(Missing::Nothing)?;
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode);
+    if flags.contains(OFlags::DIRECTORY) && kind != FileType::Directory {
+        return Err(Errno::NOTDIR);
+    }
+    match flags.contains(OFlags::PATH) {
+        true => Ok(found),
+        false => classic::reopen(found.as_fd(), flags),
     }
 }
 
@@ -195,7 +204,7 @@ impl Walk {
             false => rustix::fs::openat(here, name, flags, Mode::empty()),
         };
         let found = match open() {
-            Err(Errno::NOENT) => {
+            Err(Errno::NOENT) if missing != Missing::Nothing => {
                 make(here, name, if last { missing } else { Missing::Directory })?;
                 open()?
             }
@@ -242,11 +251,14 @@ impl Walk {
 
 fn open_on_mount(here: BorrowedFd<'_>, name: &OsStr, flags: OFlags) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV;
-    loop {
-        match rustix::fs::openat2(here, name, flags, Mode::empty(), resolve) {
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            other => return other,
-        }
+    match beneath::openat2(here, Path::new(name), flags, resolve) {
+        Err(Errno::NOSYS) => {}
+        other => return other,
+    }
+    let found = rustix::fs::openat(here, name, flags, Mode::empty())?;
+    match classic::mount_id(found.as_fd())? == classic::mount_id(here)? {
+        true => Ok(found),
+        false => Err(Errno::XDEV),
     }
 }
 
@@ -257,6 +269,7 @@ fn on_procfs(fd: &OwnedFd) -> Result<bool, Errno> {
 /// EEXIST is fine: another container that shares the volume was first, and what it made is opened next.
 fn make(directory: BorrowedFd<'_>, name: &OsStr, what: Missing) -> Result<(), Errno> {
     let made = match what {
+        Missing::Nothing => Err(Errno::NOENT),
         Missing::Directory => rustix::fs::mkdirat(directory, name, Mode::from_raw_mode(0o755)),
         Missing::File => {
             let flags =

@@ -7,8 +7,9 @@
 //! slave changes its owner.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Uid};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
@@ -16,6 +17,7 @@ use rustix::termios::Winsize;
 use super::filesystem;
 use super::floor::Place;
 use crate::StepError;
+use crate::beneath::{self, Mounts};
 use crate::error::Context;
 use crate::plan::Terminal;
 
@@ -70,13 +72,10 @@ pub(super) fn open(
 /// The multiplexer of the devpts that is mounted at /dev/pts itself.
 fn master(root: BorrowedFd<'_>) -> Result<OwnedFd, StepError> {
     let step = "open terminal";
-    let no_links = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let within = ResolveFlags::IN_ROOT | no_links;
-    let directory = rustix::fs::openat2(root, DEVPTS, flags, Mode::empty(), within)
+    let directory = beneath::open(root, Path::new("dev/pts"), flags, Mounts::Enter)
         .map_err(|errno| explain(errno, DEVPTS))?;
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let within = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | no_links;
     if rustix::fs::fstatfs(&directory)
         .context(step, DEVPTS)?
         .f_type
@@ -84,7 +83,8 @@ fn master(root: BorrowedFd<'_>) -> Result<OwnedFd, StepError> {
     {
         return Err(no_devpts());
     }
-    let master = rustix::fs::openat2(&directory, "ptmx", flags, Mode::empty(), within)
+    let ptmx = Path::new("ptmx");
+    let master = beneath::open(directory.as_fd(), ptmx, flags, Mounts::Refuse)
         .map_err(|errno| explain(errno, "/dev/pts/ptmx"))?;
     check(
         &master,

@@ -29,6 +29,8 @@ pub struct HostFacts {
     pub privileged: bool,
     /// Whether this process lives in the initial user namespace: elsewhere no device node can be made.
     pub initial_user_namespace: bool,
+    /// Whether the kernel lacks the mount calls of Linux 5.12: the parent can open nothing for init.
+    pub old_mount_calls: bool,
     /// Effective user id.
     pub uid: u32,
     /// Effective group id.
@@ -53,6 +55,7 @@ impl HostFacts {
                 .is_ok_and(|statfs| statfs.f_type == SELINUX_MAGIC),
             privileged: own.effective.contains(CapabilitySet::SYS_ADMIN),
             initial_user_namespace: initial_user_namespace()?,
+            old_mount_calls: crate::classic::needed(),
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
         })

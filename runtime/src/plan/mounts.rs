@@ -53,6 +53,8 @@ pub(super) struct Around {
     pub(super) user: bool,
     /// Whether the parent opens what belongs to the host: it may do more than init, or sees more.
     pub(super) parent_opens: bool,
+    /// Whether the kernel lacks the mount calls of Linux 5.12.
+    old_calls: bool,
     /// Whether this process may open mounts.
     privileged: bool,
     /// Whether this process may make device nodes.
@@ -103,6 +105,7 @@ impl Around {
         Around {
             user: namespaces.other_user() || !host.initial_user_namespace,
             parent_opens: namespaces.parent_opens(host),
+            old_calls: host.old_mount_calls,
             privileged: host.privileged,
             makes_nodes: host.initial_user_namespace && host.privileged,
             ids: new.or(joined.map(|joined| Ids::Namespace(joined.path.clone()))),
@@ -179,6 +182,9 @@ impl Mounts {
                 self.warnings.push(warning);
             }
             let map = idmap::of(mount, options.map.as_ref(), around.ids.as_ref())?;
+            if map.is_some() && around.old_calls {
+                return Err("an id-mapped mount needs Linux 5.12 or newer; give the files to the ids themselves".into());
+            }
             self.bind(source, destination, options, recursion, map, around);
             return Ok(());
         }

@@ -37,6 +37,11 @@ impl Namespaces {
                 None => sorted.clone.push(kind),
             }
         }
+        if host.old_mount_calls && !sorted.clone.contains(&Namespace::Mount) {
+            // It is made where its mounts show until they are in their places.
+            let cause = "this kernel lacks the calls of Linux 5.12, without which a container needs a new one";
+            return Err(StepError::refused(STEP, Namespace::Mount, cause));
+        }
         sorted.user = sorted.user(linux, host)?;
         if sorted.other_user() && sorted.root_change() == RootChange::Stay {
             let cause = "whoever is in a user namespace may mount nothing in the host's; list one";
@@ -68,7 +73,9 @@ impl Namespaces {
 
     /// Whether what init sees of the host's tree is not what its parent sees, or it may do less with it.
     pub(super) fn parent_opens(&self, host: &HostFacts) -> bool {
-        host.privileged && (self.other_user() || self.joins(Namespace::Mount))
+        host.privileged
+            && !host.old_mount_calls
+            && (self.other_user() || self.joins(Namespace::Mount))
     }
 
     fn user(&self, linux: &Linux, host: &HostFacts) -> Result<Option<UserNamespace>, StepError> {

@@ -11,6 +11,7 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::{Maps, attach, configure, refuse_procfs};
 use crate::StepError;
+use crate::classic;
 use crate::error::Context;
 use crate::init::resolve::{self, Missing};
 use crate::plan::{Bind, MountFlags, Source};
@@ -37,6 +38,9 @@ pub(in crate::init) fn open_bind(source: &Source, maps: &mut Maps) -> Result<Tre
         let text = rustix::fs::readlinkat(&mount, c"", Vec::new()).context(step, &subject)?;
         return Ok(Tree::Link(OsString::from_vec(text.into_bytes())));
     }
+    if classic::needed() && kind(&mount).context(step, &subject)? == FileType::Symlink {
+        return Err(explain(Errno::NOSYS, source));
+    }
     if let Some(map) = &source.map {
         maps.apply(&mount, map, &source.path)?;
     }
@@ -49,6 +53,9 @@ pub(in crate::init) fn clone_path(
     recursive: bool,
     follow: bool,
 ) -> Result<OwnedFd, Errno> {
+    if classic::needed() {
+        return classic::clone_path(path, recursive, follow);
+    }
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
     flags.set(OpenTreeFlags::AT_SYMLINK_NOFOLLOW, !follow);
@@ -61,6 +68,9 @@ fn explain(errno: Errno, source: &Source) -> StepError {
         // What the host mounted over it may hide something: a user namespace must take it along.
         Errno::INVAL if !source.recursive => {
             "mounts below it are locked in this user namespace; use the option rbind"
+        }
+        Errno::NOSYS => {
+            "this kernel has no open_tree(2), without which a symlink cannot be mounted, and nothing by the parent"
         }
         Errno::PERM => "this user may not clone mounts; a user namespace is needed",
         _ => return error,

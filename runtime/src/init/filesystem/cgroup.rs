@@ -7,9 +7,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::CWD;
 use rustix::io::Errno;
-use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::{Stamp, attach, configure, detached, set_flags};
 use crate::StepError;
@@ -89,8 +87,7 @@ fn place(groups: &str, mounts: &[Mount], hierarchy: &str) -> Option<PathBuf> {
 }
 
 fn open(path: &Path) -> Result<OwnedFd, Errno> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    open_tree(CWD, path, flags)
+    super::clone_path(path, false, true)
 }
 
 /// Attaches the view. `cloned` are the clones of [`open_cgroups`], where there is no cgroup namespace.

@@ -3,14 +3,18 @@
 //! Everything goes through descriptors, no symlink is followed and no mount crossed. Modes, owners, times and file
 //! capabilities come along. Deliberately absent: hard links (each name gets a copy), sockets, and other attributes.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use rustix::fs::{
     AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid,
     XattrFlags,
 };
 use rustix::io::Errno;
+
+use crate::beneath;
 
 /// Directories within directories; two descriptors are open for each.
 const DEPTH_MAX: usize = 128;
@@ -38,7 +42,7 @@ fn contents(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: usize) -> Result<()
             continue;
         }
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match rustix::fs::openat2(from, name, flags, Mode::empty(), ResolveFlags::NO_XDEV) {
+        match on_mount(from, name, flags) {
             Ok(found) => entry_to(from, name, &found, to, depth)?,
             // A mount point, or it is gone.
             Err(Errno::XDEV | Errno::NOENT) => {}
@@ -46,6 +50,15 @@ fn contents(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: usize) -> Result<()
         }
     }
     Ok(())
+}
+
+/// EXDEV at a mount point.
+fn on_mount(from: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let path = Path::new(OsStr::from_bytes(name.to_bytes()));
+    match beneath::openat2(from, path, flags, ResolveFlags::NO_XDEV) {
+        Err(Errno::NOSYS) => beneath::open_link(from, path),
+        other => other,
+    }
 }
 
 fn entry_to(

@@ -3,11 +3,11 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use longshore_sys::{MountAttributes, mount_setattr};
+use longshore_sys::MountAttributes;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Stamp, attach, bind, clone, detached, set_flags};
+use super::{Stamp, attach, bind, clone, detached, set_attributes, set_flags};
 use crate::StepError;
 use crate::error::Context;
 use crate::init::resolve;
@@ -33,7 +33,7 @@ pub(in crate::init) fn null_mount() -> Result<OwnedFd, StepError> {
         clear: 0,
         propagation: Propagation::Private.bit(),
     };
-    mount_setattr(null.as_fd(), sealed, false).context("isolate", subject)?;
+    set_attributes(null.as_fd(), sealed, false).context("isolate", subject)?;
     Ok(null)
 }
 

@@ -11,6 +11,7 @@ use rustix::mount::{
 
 use super::{attach, configure, copy_up, refuse_procfs, set_flags};
 use crate::StepError;
+use crate::classic;
 use crate::error::Context;
 use crate::init::resolve::{self, Missing};
 use crate::plan::{Filesystem, MountFlags, Propagation, Remount};
@@ -158,6 +159,9 @@ pub(in crate::init) fn detached(
     data: &[Parameter<'_>],
     flags: MountFlags,
 ) -> Result<OwnedFd, Errno> {
+    if classic::needed() {
+        return classic::detached(kind, data, flags.set);
+    }
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     configure_context(context.as_fd(), data)?;
     fsconfig_create(&context)?;
@@ -206,6 +210,9 @@ pub(in crate::init) fn remount(root: BorrowedFd<'_>, wanted: &Remount) -> Result
         .map(|(key, value)| (key.as_str(), value.as_deref()))
         .collect();
     let reconfigure = || {
+        if classic::needed() {
+            return classic::reconfigure(target.as_fd(), &data);
+        }
         let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
         let context = fspick(&target, c"", flags)?;
         configure_context(context.as_fd(), &data)?;

@@ -3,14 +3,15 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use longshore_sys::{MountAttributes, mount_setattr};
+use longshore_sys::MountAttributes;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
-use super::{attach, mask, set_flags};
+use super::{attach, mask, set_attributes, set_flags};
 use crate::StepError;
 use crate::cgroup::mounts::unescape;
+use crate::classic;
 use crate::error::Context;
 use crate::plan::{MountFlags, Propagation, RootChange, Spread};
 
@@ -20,7 +21,12 @@ const STEP: &str = "attach root";
 ///
 /// setns(2) to one's own mount namespace sets root and working directory to the namespace's root; without it
 /// pivot_root would fail, because a chroot's directory is no mount point.
+///
+/// Where there is a workshop, neither: it stands over the namespace's root, and has cut the way to the host.
 pub(in crate::init) fn isolate() -> Result<(), StepError> {
+    if classic::needed() {
+        return Ok(());
+    }
     let own = rustix::fs::open(
         c"/proc/self/ns/mnt",
         OFlags::RDONLY | OFlags::CLOEXEC,
@@ -31,7 +37,7 @@ pub(in crate::init) fn isolate() -> Result<(), StepError> {
         .context("enter", "own mount namespace")?;
     let root = slash()?;
     let private = propagating(Propagation::Private);
-    mount_setattr(root.as_fd(), private, true).context("isolate mounts below", "/")
+    set_attributes(root.as_fd(), private, true).context("isolate mounts below", "/")
 }
 
 /// Attaches the detached mount over `/`, makes it the root, and lets go of everything that was there.
@@ -42,6 +48,11 @@ pub(in crate::init) fn change_root(
 ) -> Result<OwnedFd, StepError> {
     cut_off(root, spread)?;
     if way == RootChange::Chroot {
+        if classic::needed() {
+            let cause = "this kernel lacks the calls of Linux 5.12, without which no root is changed by chroot; use a \
+                         mount namespace, and no --no-pivot";
+            return Err(StepError::refused("change root", "/", cause));
+        }
         detach_host()?;
     }
     attach(root.as_fd(), slash()?.as_fd()).context(STEP, "/")?;
@@ -72,11 +83,15 @@ fn cut_off(root: &OwnedFd, spread: Spread) -> Result<(), StepError> {
         Propagation::Slave => Propagation::Slave,
         _ => Propagation::Private,
     };
-    mount_setattr(root.as_fd(), propagating(first), true).context(STEP, "detached root mount")
+    set_attributes(root.as_fd(), propagating(first), true).context(STEP, "detached root mount")
 }
 
 /// Makes a mount that is attached over `/` the root. What it covers is gone, if the way is a pivot.
 pub(in crate::init) fn reroot(mount: &OwnedFd, way: RootChange) -> Result<OwnedFd, StepError> {
+    let left = match classic::needed() && way == RootChange::Pivot {
+        true => Some(classic::carry(mount).context("change root", ".")?),
+        false => None,
+    };
     rustix::process::fchdir(mount).context("change directory", "root directory")?;
     match way {
         RootChange::Chroot | RootChange::Stay => {
@@ -85,6 +100,10 @@ pub(in crate::init) fn reroot(mount: &OwnedFd, way: RootChange) -> Result<OwnedF
         RootChange::Pivot => {
             // pivot_root(2) "pivot_root(\".\", \".\")": the old root ends up on top of the new one and is then detached.
             rustix::process::pivot_root(c".", c".").map_err(explain)?;
+            if let Some(left) = left {
+                // It stands over the old root, which would be spared.
+                classic::detach(&left).context("detach workshop", ".")?;
+            }
             unmount(c".", UnmountFlags::DETACH).context("detach host root", ".")?;
         }
     }
@@ -147,7 +166,7 @@ pub(in crate::init) fn read_only_root() -> Result<(), StepError> {
 /// The propagation that the root could not have while it was furnished.
 pub(in crate::init) fn set_root_propagation(spread: Spread) -> Result<(), StepError> {
     let wanted = propagating(spread.propagation);
-    mount_setattr(slash()?.as_fd(), wanted, spread.recursive)
+    set_attributes(slash()?.as_fd(), wanted, spread.recursive)
         .context("set root propagation", spread)
 }
 
