@@ -212,6 +212,7 @@ mod tests {
             selinux: false,
             privileged,
             initial_user_namespace: true,
+            old_mount_calls: false,
             uid: 1000,
             gid: 1001,
         }

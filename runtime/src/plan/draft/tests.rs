@@ -22,6 +22,7 @@ fn host() -> HostFacts {
         apparmor: false,
         selinux: false,
         initial_user_namespace: true,
+        old_mount_calls: false,
     }
 }
 

@@ -9,6 +9,7 @@ fn host(privileged: bool) -> HostFacts {
         v1_hierarchies: vec!["cpu,cpuacct".into(), "name=systemd".into()],
         privileged,
         initial_user_namespace: true,
+        old_mount_calls: false,
         ..HostFacts::default()
     }
 }
