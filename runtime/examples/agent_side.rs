@@ -79,7 +79,7 @@ impl Bench {
         let took = begin.elapsed().as_nanos();
         std::fs::remove_dir_all(self.work.join("logs/one"))?;
         match exit {
-            Some(record) if record.code == 0 => Ok(took.to_string()),
+            Some(record) if record.code == Some(0) => Ok(took.to_string()),
             other => Err(format!("the container ended with {other:?}").into()),
         }
     }
@@ -98,20 +98,27 @@ impl Bench {
         for container in self.idle.drain(..) {
             container.delete()?;
         }
-        Hierarchy::of_host()?.group(&self.monitors())?.remove()?;
         Ok("gone".into())
+    }
+
+    /// The group is empty once the runtime's own process has ended with it.
+    fn end(self) -> Result<(), Box<dyn Error>> {
+        let monitors = Hierarchy::of_host()?.group(&self.monitors())?;
+        drop(self.runtime);
+        Ok(monitors.remove()?)
     }
 
     fn create(&self, id: &str, spec: &Spec) -> Result<Container, Box<dyn Error>> {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        Ok(self.runtime.create(Launch {
+        let created = self.runtime.create(Launch {
             id,
             spec,
             root: open_tree(CWD, &self.rootfs, flags)?,
             run_dir: &self.work.join("containers").join(id),
             log_dir: &self.work.join("logs").join(id),
             monitor_cgroup: &self.monitors(),
-        })?)
+        })?;
+        Ok(created.container)
     }
 
     fn spec(&self, id: &str, args: &[&str]) -> Result<Spec, Box<dyn Error>> {
@@ -147,5 +154,5 @@ fn main() -> Result<(), Box<dyn Error>> {
         writeln!(answers, "{}", bench.obey(&line?)?)?;
         answers.flush()?;
     }
-    Ok(())
+    bench.end()
 }

@@ -314,7 +314,7 @@ impl Group {
     /// Removes it where nobody is in it and nothing is below it; whether nothing of it is left. What remains
     /// is in as many hierarchies as before: the first one that is occupied ends the attempt, and a process is in
     /// all of them.
-    fn remove_if_empty(&self) -> bool {
+    pub(crate) fn remove_if_empty(&self) -> bool {
         self.roots().into_iter().all(|point| {
             let removed = rustix::fs::rmdir(point.join(&self.path));
             matches!(removed, Ok(()) | Err(Errno::NOENT))

@@ -96,7 +96,13 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     };
     let name = name.to_string_lossy();
     match name.as_ref() {
-        "monitor" if arguments.peek().is_none() => return crate::monitor::run(),
+        "monitor" => {
+            let group = arguments.next().unwrap_or_default();
+            return match arguments.peek() {
+                None => crate::monitor::run(&group.to_string_lossy()),
+                Some(_) => refuse(&unknown(&name), ""),
+            };
+        }
         "help" => return print(&help()),
         _ => {}
     }

@@ -5,8 +5,9 @@
 
 mod creation;
 mod deletion;
+mod nursery;
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -14,14 +15,16 @@ use std::time::Duration;
 
 use oci_spec::runtime::Spec;
 use rustix::io::Errno;
+use rustix::net::RecvFlags;
 use serde::{Deserialize, Serialize};
 
-use crate::StepError;
 use crate::error::Context;
 use crate::record::{self, Phase, RunDirectory};
 use crate::wire::{Answer, Call, LINE_MAX, Verb};
+use crate::{StepError, rights};
 
-pub use creation::Runtime;
+pub use crate::wire::Kept;
+pub use creation::{Created, Runtime};
 
 /// How long a living monitor may take to answer; it never waits for the container's program.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -86,8 +89,8 @@ pub enum State {
 pub struct ExitRecord {
     /// Layout of this record.
     pub version: u32,
-    /// Exit status, or 128 + signal.
-    pub code: i32,
+    /// Exit status, or 128 + signal. None: the monitor that was its parent is lost, and the kernel does not tell.
+    pub code: Option<i32>,
     /// OOM kills counted in the container's cgroup.
     pub oom_kills: u64,
     /// Whether execve ever succeeded.
@@ -176,6 +179,24 @@ impl Container {
         }
     }
 
+    /// As `subscribe`, and with what it takes to have the container taken over if the monitor is lost: see
+    /// [`Runtime::take_over`]. Keep it as long as the socket is open; None if the container has ended already.
+    pub fn watch(&self) -> Result<(UnixStream, Option<Kept>), StepError> {
+        match self.call_for(Verb::Watch)? {
+            Some((
+                _,
+                Answer {
+                    error: Some(error), ..
+                },
+                _,
+            )) => Err(error),
+            Some((stream, answer, descriptors)) => {
+                Ok((stream, Kept::of(&answer.streams, descriptors)))
+            }
+            None => self.subscribe().map(|stream| (stream, None)),
+        }
+    }
+
     /// A socket that is the other end of the container's terminal: read its output from now on, write to type. Whoever
     /// does not keep up reading is let go; closing it detaches and ends nothing. Refused if it has no terminal, or if
     /// its monitor is one of a version that knows no such call: that one hangs up.
@@ -220,8 +241,13 @@ impl Container {
         StepError::refused(step, self.run_dir.display(), cause)
     }
 
-    /// Asks the monitor; None if there is none, or it ended without an answer.
     fn call(&self, verb: Verb) -> Result<Option<(UnixStream, Answer)>, StepError> {
+        let called = self.call_for(verb)?;
+        Ok(called.map(|(stream, answer, _)| (stream, answer)))
+    }
+
+    /// Asks the monitor; None if there is none, or it ended without an answer.
+    fn call_for(&self, verb: Verb) -> Result<Option<Called>, StepError> {
         let run = self.directory()?;
         let stream = match UnixStream::connect(run.socket_path()) {
             Ok(stream) => stream,
@@ -235,7 +261,7 @@ impl Container {
             }
         };
         match ask(&stream, verb) {
-            Ok(answer) => Ok(answer.map(|answer| (stream, answer))),
+            Ok(answer) => Ok(answer.map(|(answer, descriptors)| (stream, answer, descriptors))),
             Err(error) if is_gone(&error) => Ok(None),
             Err(error) => Err(StepError::io(
                 "ask monitor of",
@@ -246,7 +272,10 @@ impl Container {
     }
 }
 
-fn ask(mut stream: &UnixStream, verb: Verb) -> std::io::Result<Option<Answer>> {
+/// The connection, what was answered, and what came with the answer.
+type Called = (UnixStream, Answer, Vec<OwnedFd>);
+
+fn ask(mut stream: &UnixStream, verb: Verb) -> std::io::Result<Option<(Answer, Vec<OwnedFd>)>> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut line = serde_json::to_vec(&Call {
         version: record::VERSION,
@@ -254,17 +283,30 @@ fn ask(mut stream: &UnixStream, verb: Verb) -> std::io::Result<Option<Answer>> {
     })?;
     line.push(b'\n');
     stream.write_all(&line)?;
-    // Byte by byte: what follows the line is no part of it, but a terminal's output.
-    let mut answer = Vec::new();
-    let mut byte = [0];
-    while answer.len() < LINE_MAX && answer.last() != Some(&b'\n') && stream.read(&mut byte)? == 1 {
-        answer.push(byte[0]);
-    }
+    let (answer, descriptors) = read_line(stream)?;
     stream.set_read_timeout(None)?;
     if answer.is_empty() {
         return Ok(None);
     }
-    Ok(Some(serde_json::from_slice(&answer)?))
+    Ok(Some((serde_json::from_slice(&answer)?, descriptors)))
+}
+
+/// Looks before it takes: what follows the line is no part of it, but a terminal's output.
+fn read_line(stream: &UnixStream) -> std::io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let (mut line, mut descriptors) = (Vec::new(), Vec::new());
+    let mut bytes = [0; 512];
+    while line.len() < LINE_MAX && line.last() != Some(&b'\n') {
+        let (seen, _) = rights::receive(stream, &mut bytes, RecvFlags::PEEK)?;
+        let newline = bytes[..seen].iter().position(|byte| *byte == b'\n');
+        let wanted = newline.map_or(seen, |at| at + 1);
+        if wanted == 0 {
+            break;
+        }
+        let (taken, came) = rights::receive(stream, &mut bytes[..wanted], RecvFlags::empty())?;
+        line.extend_from_slice(&bytes[..taken]);
+        descriptors.extend(came);
+    }
+    Ok((line, descriptors))
 }
 
 /// Nobody listens, or whoever did has ended.

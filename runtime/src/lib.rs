@@ -26,6 +26,7 @@ mod pid_file;
 pub mod plan;
 mod record;
 mod resctrl;
+mod rights;
 pub mod seccomp;
 pub mod spec;
 mod state;

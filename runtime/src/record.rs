@@ -202,6 +202,12 @@ impl RunDirectory {
     }
 }
 
+impl AsFd for RunDirectory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 /// Reads a file of JSON in an open directory; None if it is not there. `path` is for messages.
 pub(crate) fn read_record<T: DeserializeOwned>(
     directory: BorrowedFd<'_>,

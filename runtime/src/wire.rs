@@ -1,44 +1,75 @@
-//! What crosses between the agent's process and the monitor's: the request to create, and what is said later.
+//! What crosses between the agent's process and the monitors': requests, and what is said later.
 //!
-//! The request goes over the socketpair that is the monitor's standard input: a frame (length, u32 little
-//! endian, then JSON) whose first bytes carry three descriptors. The answer is one frame. Later, each
+//! Each request has a socket pair of its own, whose other end the nursery gets. A request is a frame (length, u32
+//! little endian, then JSON) whose first bytes carry the descriptors; the answer is one frame. Later, each
 //! connection to `monitor.sock` carries one line of JSON each way. All of it is versioned by `record::VERSION`.
 
-use std::io::{IoSlice, IoSliceMut, Read, Write};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
-};
+use rustix::net::RecvFlags;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::plan::Plan;
-use crate::{StepError, error::Context};
+use crate::record::VERSION;
+use crate::{StepError, error::Context, rights};
 
 /// A plan with its seccomp filter is some hundred kilobytes at most.
 const FRAME_MAX: usize = 16 << 20;
 /// One line of the later protocol.
 pub(crate) const LINE_MAX: usize = 16 << 10;
-const DESCRIPTORS: usize = 3;
 
-/// What a monitor is asked to make.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Request {
-    pub(crate) version: u32,
-    pub(crate) id: String,
-    pub(crate) monitor_cgroup: String,
-    pub(crate) plan: Plan,
-}
-
-/// The descriptors that travel with the request.
+/// What a new monitor is asked.
 #[derive(Debug)]
-pub(crate) struct Descriptors {
-    pub(crate) root: OwnedFd,
+pub(crate) struct Request {
+    pub(crate) id: String,
     pub(crate) run_dir: OwnedFd,
     pub(crate) log_dir: OwnedFd,
+    pub(crate) errand: Errand,
+}
+
+#[derive(Debug)]
+pub(crate) enum Errand {
+    /// Make a container with this root.
+    Create { plan: Box<Plan>, root: OwnedFd },
+    /// Go on with one that has lost its monitor.
+    TakeOver(Kept),
+}
+
+/// What a monitor holds of its container, in duplicate: whoever keeps it can have the container taken over
+/// by another monitor, and as long as it is kept, the container's output has a reader.
+#[derive(Debug)]
+pub struct Kept {
+    /// A pidfd of the first process.
+    pub(crate) init: OwnedFd,
+    pub(crate) outputs: Vec<(Stream, OwnedFd)>,
+}
+
+/// What a container writes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Stream {
+    Stdout,
+    Stderr,
+    /// The master of the terminal that is both.
+    Terminal,
+}
+
+/// What of a request is text. `P` is the plan.
+#[derive(Debug, Serialize, Deserialize)]
+struct Text<P> {
+    version: u32,
+    id: String,
+    errand: ErrandText<P>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum ErrandText<P> {
+    /// Descriptors: run and log directory, root.
+    Create(P),
+    /// Descriptors: run and log directory, pidfd, and one for each stream.
+    TakeOver(Vec<Stream>),
 }
 
 /// How the creation went; Err: everything was undone.
@@ -58,6 +89,8 @@ pub(crate) enum Verb {
     Start,
     /// Answered at once; the connection then ends with the monitor.
     Subscribe,
+    /// As `Subscribe`; with the answer come duplicates of what the monitor holds, as `Kept` has them.
+    Watch,
     /// Answered at once; from then on the connection is the terminal's other end: what is read there is its output from
     /// now on, what is written is typed. Either side's end detaches. Refused without a terminal.
     Attach,
@@ -70,89 +103,91 @@ pub(crate) enum Verb {
 pub(crate) struct Answer {
     pub(crate) version: u32,
     pub(crate) error: Option<StepError>,
+    /// What the descriptors are that came with it, the pidfd aside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) streams: Vec<Stream>,
 }
 
-pub(crate) fn send_request(
-    stream: &mut UnixStream,
-    request: &Request,
-    descriptors: &Descriptors,
-) -> Result<(), StepError> {
-    let body = serde_json::to_vec(request).context("write", "request to monitor")?;
+pub(crate) fn send_request(stream: &mut UnixStream, request: &Request) -> Result<(), StepError> {
+    const STEP: &str = "write";
+    const SUBJECT: &str = "request to monitor";
+    let mut descriptors = vec![request.run_dir.as_fd(), request.log_dir.as_fd()];
+    let errand = match &request.errand {
+        Errand::Create { plan, root } => {
+            descriptors.push(root.as_fd());
+            ErrandText::Create(plan)
+        }
+        Errand::TakeOver(kept) => {
+            descriptors.extend(kept.descriptors());
+            ErrandText::TakeOver(kept.outputs.iter().map(|(stream, _)| *stream).collect())
+        }
+    };
+    let text = Text {
+        version: VERSION,
+        id: request.id.clone(),
+        errand,
+    };
+    let body = serde_json::to_vec(&text).context(STEP, SUBJECT)?;
     let length = u32::try_from(body.len())
         .ok()
-        .filter(|length| *length as usize <= FRAME_MAX);
-    let length = length
-        .ok_or_else(|| StepError::refused("write", "request to monitor", "it is too large"))?;
-    let fds = [
-        descriptors.root.as_fd(),
-        descriptors.run_dir.as_fd(),
-        descriptors.log_dir.as_fd(),
-    ];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(&fds));
-    let header = length.to_le_bytes();
+        .filter(|length| *length as usize <= FRAME_MAX)
+        .ok_or_else(|| StepError::refused(STEP, SUBJECT, "it is too large"))?;
     // Four bytes into an empty socket are taken whole.
-    rustix::net::sendmsg(
-        &*stream,
-        &[IoSlice::new(&header)],
-        &mut control,
-        SendFlags::NOSIGNAL,
-    )
-    .context("write", "request to monitor")?;
-    stream
-        .write_all(&body)
-        .context("write", "request to monitor")
+    rights::send(&*stream, &length.to_le_bytes(), &descriptors).context(STEP, SUBJECT)?;
+    stream.write_all(&body).context(STEP, SUBJECT)
 }
 
-pub(crate) fn receive_request(
-    stream: &mut UnixStream,
-) -> Result<(Request, Descriptors), StepError> {
+pub(crate) fn receive_request(stream: &mut UnixStream) -> Result<Request, StepError> {
     let mut header = [0; 4];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::WAITALL;
-    let got = rustix::net::recvmsg(
-        &*stream,
-        &mut [IoSliceMut::new(&mut header)],
-        &mut control,
-        flags,
-    )
-    .context("read", "request")?;
-    let mut fds = Vec::new();
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(received) = message {
-            fds.extend(received);
-        }
-    }
-    let whole = got.bytes == header.len();
-    let Some([root, run_dir, log_dir]) = <[OwnedFd; DESCRIPTORS]>::try_from(fds)
-        .ok()
-        .filter(|_| whole)
-    else {
-        return Err(StepError::refused(
-            "read",
-            "request",
-            "it was not sent by `create`; see longshore-runtime --help",
-        ));
+    let (length, descriptors) =
+        rights::receive(&*stream, &mut header, RecvFlags::WAITALL).context("read", "request")?;
+    let foreign = || {
+        let cause = "it was not sent by an agent; see longshore-runtime --help";
+        StepError::refused("read", "request", cause)
     };
-    let request: Request = receive_body(stream, u32::from_le_bytes(header) as usize)?;
-    if request.version != crate::record::VERSION {
-        let cause = format!(
-            "version {} is not {}",
-            request.version,
-            crate::record::VERSION
-        );
+    if length != header.len() {
+        return Err(foreign());
+    }
+    let text: Text<Box<Plan>> = receive_body(stream, u32::from_le_bytes(header) as usize)?;
+    if text.version != VERSION {
+        let cause = format!("version {} is not {VERSION}", text.version);
         return Err(StepError::refused("read", "request", cause));
     }
-    Ok((
-        request,
-        Descriptors {
-            root,
-            run_dir,
-            log_dir,
+    let mut descriptors = descriptors.into_iter();
+    let mut next = || descriptors.next().ok_or_else(foreign);
+    Ok(Request {
+        id: text.id,
+        run_dir: next()?,
+        log_dir: next()?,
+        errand: match text.errand {
+            ErrandText::Create(plan) => Errand::Create {
+                plan,
+                root: next()?,
+            },
+            ErrandText::TakeOver(streams) => {
+                Errand::TakeOver(Kept::of(&streams, descriptors).ok_or_else(foreign)?)
+            }
         },
-    ))
+    })
+}
+
+impl Kept {
+    /// From what came with a message: the pidfd first, then one for each stream.
+    pub(crate) fn of(
+        streams: &[Stream],
+        descriptors: impl IntoIterator<Item = OwnedFd>,
+    ) -> Option<Kept> {
+        let mut descriptors = descriptors.into_iter();
+        let init = descriptors.next()?;
+        let outputs: Vec<_> = streams.iter().copied().zip(descriptors).collect();
+        (outputs.len() == streams.len()).then_some(Kept { init, outputs })
+    }
+
+    /// In the order of `of`.
+    fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let outputs = self.outputs.iter().map(|(_, output)| output.as_fd());
+        std::iter::once(self.init.as_fd()).chain(outputs)
+    }
 }
 
 pub(crate) fn send_outcome(stream: &mut UnixStream, outcome: &Outcome) -> Result<(), StepError> {

@@ -53,7 +53,7 @@ fn misuse_is_an_error_in_words() {
     for (args, status, words) in [
         (&[][..], 1, "no command given"),
         (&["frobnicate"], 1, "`frobnicate`"),
-        (&["monitor", "now"], 1, "too many arguments"),
+        (&["monitor", "group", "now"], 1, "too many arguments"),
         (&["monitor"], 2, "not the agent's socket"),
         (&["--frobnicate", "list"], 1, "--frobnicate"),
         (&["run"], 1, "missing: ID"),

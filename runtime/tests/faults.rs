@@ -6,11 +6,11 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use longshore_runtime::container::State;
+use longshore_runtime::container::{Container, Kept, State};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
-use support::{Host, Root, eventually, wait};
+use support::{Host, Root, eventually, is_own_child, wait};
 
 const ROLE: &str = "LONGSHORE_TEST_CREATOR";
 
@@ -69,9 +69,164 @@ fn kill_creator(mut creator: Child) {
 }
 
 fn kill_monitor(host: &Host) {
-    let monitors = host.group("monitor").processes().unwrap();
+    let monitors = host.monitors();
     assert_eq!(monitors.len(), 1);
     kill(Pid::from_raw(monitors[0] as i32), Signal::SIGKILL).unwrap();
+}
+
+/// A container that runs and has lost its monitor, and what its watcher kept.
+fn orphan(host: &Host, script: &str) -> (Container, Kept) {
+    let spec = host.spec(&["/bin/sh", "-c", script], |_| {});
+    let container = host.create(&spec, Root::busybox()).unwrap();
+    container.start().unwrap();
+    let (mut end, kept) = container.watch().unwrap();
+    eventually("the program is ready", || host.output().contains("ready"));
+    kill_monitor(host);
+    assert_eq!(end.read(&mut [0]).unwrap(), 0);
+    eventually("the lock is free", || {
+        container.state().unwrap() == State::MonitorLost
+    });
+    (container, kept.unwrap())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_lost_monitor_is_replaced_and_nothing_else_is_lost() {
+    let host = Host::new();
+    let script = "trap 'echo late; echo err >&2; exit 7' TERM; echo ready; while :; do echo on; sleep 0.01; done";
+    let (container, kept) = orphan(&host, script);
+    host.runtime
+        .take_over(&container, kept, &host.log_dir(), &host.monitor_cgroup())
+        .unwrap();
+    assert!(matches!(container.state().unwrap(), State::Running { .. }));
+    container.start().unwrap();
+    assert_eq!(host.monitors().len(), 1);
+    let mut end = container.subscribe().unwrap();
+    container.signal(15).unwrap();
+    assert_eq!(end.read(&mut [0]).unwrap(), 0);
+    let exit = container.exit_record().unwrap().unwrap();
+    let told = exit.code.is_none_or(|code| code == 7);
+    assert!(exit.started && told, "{exit:?}");
+    let release = nix::sys::utsname::uname().unwrap().release().to_owned();
+    if version(&release.to_string_lossy()) >= (6, 15) {
+        assert_eq!(exit.code, Some(7), "the kernel keeps it");
+    }
+    let output = host.output();
+    assert!(
+        output.ends_with("late\nerr\n") || output.ends_with("err\nlate\n"),
+        "{output}"
+    );
+}
+
+fn version(release: &str) -> (u32, u32) {
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|word| word.parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_lost_monitor_of_a_container_that_has_ended_meanwhile_is_replaced_too() {
+    let host = Host::new();
+    let script = "trap 'echo late; exit 7' TERM; echo ready; while :; do sleep 0.01; done";
+    let (container, kept) = orphan(&host, script);
+    container.signal(15).unwrap();
+    eventually("it has ended", || {
+        host.group("c1").processes().unwrap().is_empty()
+    });
+    host.runtime
+        .take_over(&container, kept, &host.log_dir(), &host.monitor_cgroup())
+        .unwrap();
+    let mut end = container.subscribe().unwrap();
+    assert_eq!(end.read(&mut [0]).unwrap(), 0);
+    let exit = container.exit_record().unwrap().unwrap();
+    assert!(exit.code.is_none_or(|code| code == 7), "{exit:?}");
+    assert_eq!(host.output(), "ready\nlate\n");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_terminal_outlives_the_monitor_of_its_container() {
+    let host = Host::new();
+    let script = "trap 'echo hung up; exit 1' HUP; echo ready; while :; do sleep 0.01; done";
+    let spec = host.spec(&["/bin/sh", "-c", script], |spec| {
+        spec["process"]["terminal"] = json!(true);
+    });
+    let container = host.create(&spec, Root::busybox()).unwrap();
+    container.start().unwrap();
+    let (mut end, kept) = container.watch().unwrap();
+    eventually("the program is ready", || host.output().contains("ready"));
+    kill_monitor(&host);
+    assert_eq!(end.read(&mut [0]).unwrap(), 0);
+    eventually("the lock is free", || {
+        container.state().unwrap() == State::MonitorLost
+    });
+    host.runtime
+        .take_over(
+            &container,
+            kept.unwrap(),
+            &host.log_dir(),
+            &host.monitor_cgroup(),
+        )
+        .unwrap();
+    container.resize(40, 100).unwrap();
+    drop(container.attach().unwrap());
+    container.delete().unwrap();
+    assert!(!host.output().contains("hung up"), "{}", host.output());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn nothing_is_taken_over_that_has_a_monitor_or_needs_none() {
+    let host = Host::new();
+    let take_over = |container: &Container, kept| {
+        let taken =
+            host.runtime
+                .take_over(container, kept, &host.log_dir(), &host.monitor_cgroup());
+        taken.unwrap_err()
+    };
+    let spec = host.spec(&["/bin/sleep", "1000"], |_| {});
+    let container = host.create(&spec, Root::busybox()).unwrap();
+    let kept = || container.watch().unwrap().1.unwrap();
+    let (early, living, late) = (kept(), kept(), kept());
+    assert_eq!(take_over(&container, living).step, "lock run directory");
+    container.start().unwrap();
+    container.signal(9).unwrap();
+    assert_eq!(wait(&container).code, 137);
+    assert!(take_over(&container, late).cause.contains("exit record"));
+    container.delete().unwrap();
+    let container = host.create(&spec, Root::busybox()).unwrap();
+    kill_monitor(&host);
+    eventually("the lock is free", || {
+        container.state().unwrap() == State::MonitorLost
+    });
+    let refused = take_over(&container, early);
+    assert!(refused.cause.contains("never started"), "{refused}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_nursery_dies_and_nobody_notices() {
+    let host = Host::new();
+    let script = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.01; done";
+    let spec = host.spec(&["/bin/sh", "-c", script], |_| {});
+    let container = host.create(&spec, Root::busybox()).unwrap();
+    let nursery = |host: &Host| {
+        let pids = host.group("monitor").processes().unwrap();
+        pids.into_iter().find(|pid| is_own_child(*pid))
+    };
+    let first = nursery(&host).unwrap();
+    kill(Pid::from_raw(first as i32), Signal::SIGKILL).unwrap();
+    eventually("it is dead", || nursery(&host).is_none());
+    container.start().unwrap();
+    eventually("the program is ready", || host.output().contains("ready"));
+    container.signal(15).unwrap();
+    assert_eq!(wait(&container).code, 7);
+    container.delete().unwrap();
+    let (exit, output) = host.shell("echo again");
+    assert_eq!((exit.code, output.contains("again")), (0, true));
+    assert_ne!(nursery(&host), Some(first));
 }
 
 #[test]
@@ -85,7 +240,7 @@ fn the_agent_dies_between_create_and_start() {
     let mut lines = BufReader::new(creator.stderr.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().ends_with("created")));
     kill_creator(creator);
-    let container = longshore_runtime::container::Container::open(&host.run_dir()).unwrap();
+    let container = Container::open(&host.run_dir()).unwrap();
     assert!(matches!(container.state().unwrap(), State::Created { .. }));
     container.start().unwrap();
     assert_eq!(wait(&container).code, 0);
@@ -211,7 +366,7 @@ fn a_terminal_does_not_end_the_monitor() {
         .create(&host.spec(&["/bin/sleep", "1000"], |_| {}), Root::busybox())
         .unwrap();
     container.start().unwrap();
-    let monitor = Pid::from_raw(host.group("monitor").processes().unwrap()[0] as i32);
+    let monitor = Pid::from_raw(host.monitors()[0] as i32);
     for signal in [
         Signal::SIGTERM,
         Signal::SIGINT,

@@ -15,7 +15,6 @@ fn a_program_runs_and_its_exit_code_is_recorded() {
     container.start().unwrap();
     let exit = wait(&container);
     assert_eq!((exit.code, exit.started, exit.oom_kills), (0, true, 0));
-    assert_eq!(container.state().unwrap(), State::Stopped(exit));
     container.delete().unwrap();
     host.assert_nothing_left();
 }
@@ -198,7 +197,7 @@ fn many_subscribers_and_starters_are_served() {
     for mut subscriber in subscribers {
         assert_eq!(std::io::Read::read(&mut subscriber, &mut [0]).unwrap(), 0);
     }
-    assert_eq!(container.exit_record().unwrap().unwrap().code, 0);
+    assert_eq!(container.exit_record().unwrap().unwrap().code, Some(0));
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod exec;
 mod keyring;
 mod link;
 mod mount;
+mod pidfd;
 mod schedule;
 mod seccomp;
 mod signal;
@@ -26,12 +27,15 @@ pub use exec::{
 pub use keyring::join_anonymous_session_keyring;
 pub use link::bring_up_loopback;
 pub use mount::{MountAttributes, map_ids, mount_setattr};
+pub use pidfd::pidfd_exit_status;
 pub use rustix::io::Errno;
 pub use schedule::{
     SchedulingAttributes, set_io_priority, set_memory_policy, set_personality, set_scheduling,
 };
 pub use seccomp::{set_mode_filter, set_mode_filter_listening};
-pub use signal::{default_all_signals, every_signal, pidfd_send_signal};
+pub use signal::{
+    ChildrenEnd, default_all_signals, every_signal, on_end_of_children, pidfd_send_signal,
+};
 
 /// Turns the return value of a raw system call through libc into a result.
 fn checked(value: libc::c_long) -> Result<libc::c_long, Errno> {

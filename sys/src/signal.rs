@@ -47,6 +47,25 @@ pub fn every_signal() -> SigSet {
     }
 }
 
+/// What becomes of a child that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChildrenEnd {
+    /// It is gone at once, and nobody can wait for it.
+    Unseen,
+    /// It stays until it is waited for.
+    AwaitWait,
+}
+
+/// Sets what becomes of this process's children when they end, and of those of its children.
+pub fn on_end_of_children(end: ChildrenEnd) {
+    let disposition = match end {
+        ChildrenEnd::Unseen => libc::SIG_IGN,
+        ChildrenEnd::AwaitWait => libc::SIG_DFL,
+    };
+    // SAFETY: neither disposition installs code of ours; for SIGCHLD the call cannot fail.
+    unsafe { libc::signal(libc::SIGCHLD, disposition) };
+}
+
 /// pidfd_send_signal(2), also of the real-time signals, which have no names in rustix.
 pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, number: i32) -> Result<(), Errno> {
     let info = std::ptr::null::<libc::siginfo_t>();

@@ -92,7 +92,10 @@ fn create(host: &ThisHost, order: &Order, target: &Target) -> Result<(), Failure
         log_dir: &log_dir(&host.instance, &order.task.id, id),
         monitor_cgroup: &host.monitors_cgroup(),
     };
-    host.runtime.create(launch).map_err(|e| refuse(&e))?;
+    let created = host.runtime.create(launch).map_err(|e| refuse(&e))?;
+    for warning in created.warnings {
+        tracing::warn!(task = order.task.id.as_str(), container = id, "{warning}");
+    }
     Ok(())
 }
 

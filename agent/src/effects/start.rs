@@ -27,8 +27,10 @@ fn start(host: &ThisHost, target: &Target) -> Result<(), Failure> {
         // An earlier run of this effect started it, and it has ended since.
         State::Stopped(exit) if exit.started => Ok(()),
         State::Stopped(exit) => Err(refuse(&format!(
-            "start container {id}: its init ended with {} before the program began",
+            "start container {id}: its init ended{} before the program began",
             exit.code
+                .map(|code| format!(" with {code}"))
+                .unwrap_or_default()
         ))),
         State::MonitorLost => Err(refuse(&format!(
             "start container {id}: its monitor is lost; run the task again"

@@ -1,18 +1,19 @@
 //! Watch: wait until a container has ended, and tell how.
 //!
 //! The monitor's socket is the alarm; the truth is the exit record in the run directory. Where the
-//! monitor is lost, what it watched over is killed, because nobody would ever learn of its end.
+//! monitor is lost, another takes over, by duplicates of what the first one held. If there are none, because both were lost
+//! at once, what it watched over is killed: nobody would ever learn of its end.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_engine::{Event, Exit, Timestamp};
 use longshore_runtime::StepError;
-use longshore_runtime::container::{Container, ExitRecord, State};
+use longshore_runtime::container::{Container, ExitRecord, Kept, State};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
-use super::ThisHost;
+use super::{ThisHost, log_dir};
 use crate::driver::{Target, now};
 
 /// The pause before looking again where something could not be read.
@@ -26,12 +27,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 enum Look {
     Ended(Exit),
-    Lives(Box<Container>),
-    Lost,
+    Lives(Container),
+    /// None: its directory is lost as well.
+    Lost(Option<Container>),
 }
 
 pub(super) async fn run(host: Arc<ThisHost>, target: Target) -> Event {
     let mut alarms = 0_u32;
+    let mut kept = None;
     let exit = loop {
         match look_from(&host, &target).await {
             Ok(Look::Ended(exit)) => break exit,
@@ -41,9 +44,17 @@ pub(super) async fn run(host: Arc<ThisHost>, target: Target) -> Event {
                     tokio::time::sleep(FALSE_ALARM).await;
                 }
                 alarms += 1;
-                wait_for_alarm(*container).await;
+                kept = wait_for_alarm(container).await;
             }
-            Ok(Look::Lost) => break bury(&host, &target).await,
+            Ok(Look::Lost(container)) => {
+                let replaced = match (container, kept.take()) {
+                    (Some(container), Some(kept)) => replace(&host, &target, container, kept).await,
+                    _ => false,
+                };
+                if !replaced {
+                    break bury(&host, &target).await;
+                }
+            }
             Err(why) => {
                 tracing::warn!(container = target.runtime_id, "watch container: {why}");
                 tokio::time::sleep(PAUSE).await;
@@ -62,40 +73,64 @@ async fn look_from(host: &Arc<ThisHost>, target: &Target) -> Result<Look, String
 
 fn look(host: &ThisHost, target: &Target) -> Result<Look, StepError> {
     let Some(container) = host.container(&target.runtime_id) else {
-        return Ok(Look::Lost);
+        return Ok(Look::Lost(None));
     };
     Ok(match container.state()? {
         State::Stopped(record) => Look::Ended(exit_of(&record)),
-        State::MonitorLost => Look::Lost,
-        State::Creating | State::Created { .. } | State::Running { .. } => {
-            Look::Lives(Box::new(container))
-        }
+        State::MonitorLost => Look::Lost(Some(container)),
+        State::Creating | State::Created { .. } | State::Running { .. } => Look::Lives(container),
     })
 }
 
 /// How the container ended, in the engine's words.
 pub(crate) fn exit_of(record: &ExitRecord) -> Exit {
     Exit {
-        code: Some(record.code),
+        code: record.code,
         oom_killed: record.oom_kills > 0,
         at: Timestamp(record.finished_at),
     }
 }
 
-/// Returns when the monitor has hung up, or after a pause if it cannot be reached.
-async fn wait_for_alarm(container: Container) {
-    let socket = tokio::task::spawn_blocking(move || container.subscribe()).await;
-    let Ok(Ok(socket)) = socket else {
-        return tokio::time::sleep(PAUSE).await;
+/// Returns when the monitor has hung up, or after a pause if it cannot be reached; with duplicates of what it held.
+async fn wait_for_alarm(container: Container) -> Option<Kept> {
+    let watched = tokio::task::spawn_blocking(move || container.watch()).await;
+    let Ok(Ok((socket, kept))) = watched else {
+        tokio::time::sleep(PAUSE).await;
+        return None;
     };
     let stream = socket
         .set_nonblocking(true)
         .and_then(|()| UnixStream::from_std(socket));
     let Ok(mut stream) = stream else {
-        return tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(PAUSE).await;
+        return kept;
     };
     let mut ignored = [0_u8; 64];
     while matches!(stream.read(&mut ignored).await, Ok(n) if n > 0) {}
+    kept
+}
+
+/// Whether another monitor has taken over.
+async fn replace(host: &Arc<ThisHost>, target: &Target, container: Container, kept: Kept) -> bool {
+    let (this, lost) = (Arc::clone(host), target.clone());
+    let replaced = tokio::task::spawn_blocking(move || {
+        let logs = log_dir(&this.instance, &lost.key.task, &lost.runtime_id);
+        let monitors = this.monitors_cgroup();
+        this.runtime.take_over(&container, kept, &logs, &monitors)
+    });
+    let why = match replaced.await {
+        Ok(Ok(())) => {
+            tracing::warn!(
+                container = target.runtime_id,
+                "its monitor was lost; another has taken over"
+            );
+            return true;
+        }
+        Ok(Err(e)) => e.to_string(),
+        Err(e) => e.to_string(),
+    };
+    tracing::error!(container = target.runtime_id, "replace its monitor: {why}");
+    false
 }
 
 /// Kills what the lost monitor left, until nothing is there, and tells an end without a code.

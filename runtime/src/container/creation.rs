@@ -1,11 +1,11 @@
-//! Starting a monitor: the runtime binary, executed from a clone that nobody can write to.
+//! Asking for a monitor: the runtime binary, executed from a clone that nobody can write to.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use longshore_sys::{MountAttributes, mount_setattr};
@@ -15,24 +15,46 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 
 use serde_json::{Value, json};
 
+use super::nursery::Nursery;
 use super::{Container, Launch, State};
 use crate::StepError;
 use crate::error::Context;
 use crate::plan::{HostFacts, Plan};
-use crate::record::{Phase, RunDirectory, VERSION};
+use crate::record::{Phase, RunDirectory};
 use crate::state::{self, OCI_VERSION, Status};
-use crate::wire::{self, Descriptors, Request};
+use crate::wire::{self, Errand, Kept, Request};
 
 /// How long a creation may take, slow disks and busy cgroup hierarchies included.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The runtime binary, opened once.
+/// The runtime binary, opened once, and the process that its monitors come from.
 #[derive(Debug)]
 pub struct Runtime {
-    /// The binary in a read-only mount that is attached nowhere: a container that reaches it through
-    /// /proc/PID/exe cannot write to it (CVE-2019-5736), and it needs no copy.
-    binary: OwnedFd,
+    binary: Binary,
     host: HostFacts,
+    nursery: Nursery,
+}
+
+/// The binary in a read-only mount that is attached nowhere: a container that reaches it through
+/// /proc/PID/exe cannot write to it (CVE-2019-5736), and it needs no copy.
+#[derive(Debug)]
+pub(super) struct Binary(OwnedFd);
+
+impl Binary {
+    pub(super) fn command(&self) -> Command {
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.0.as_raw_fd()));
+        command.arg0("longshore-runtime");
+        command
+    }
+}
+
+/// What was made.
+#[derive(Debug)]
+pub struct Created {
+    /// The container.
+    pub container: Container,
+    /// What its spec asked for and this host cannot give, where the OCI text says "warn and go on".
+    pub warnings: Vec<String>,
 }
 
 impl Runtime {
@@ -59,15 +81,16 @@ impl Runtime {
         };
         mount_setattr(clone.as_fd(), sealed, false).context(step, binary.display())?;
         Ok(Runtime {
-            binary: clone,
+            binary: Binary(clone),
             host: HostFacts::read()?,
+            nursery: Nursery::default(),
         })
     }
 
     /// Starts a monitor, which makes the container up to the point before execve. If one of this id is there
     /// already that came to the end of its creation, it is returned, whatever it did since; a half-made one is
     /// removed first. On error nothing is left.
-    pub fn create(&self, launch: Launch<'_>) -> Result<Container, StepError> {
+    pub fn create(&self, launch: Launch<'_>) -> Result<Created, StepError> {
         state::check_id(launch.id)?;
         refuse_surroundings(launch.spec)?;
         let mut plan = Plan::of(launch.spec, &self.host)?;
@@ -75,13 +98,20 @@ impl Runtime {
         let container = Container {
             run_dir: launch.run_dir.to_owned(),
         };
+        let warnings = plan.warnings.clone();
         if exists_whole(&container)? {
-            return Ok(container);
+            return Ok(Created {
+                container,
+                warnings,
+            });
         }
         container.delete()?;
         make_directory(launch.run_dir)?;
         match self.launch(launch, plan) {
-            Ok(()) => Ok(container),
+            Ok(()) => Ok(Created {
+                container,
+                warnings,
+            }),
             Err(error) => {
                 // The monitor has undone what it could; this also undoes what a dead one left.
                 let undone = container.delete();
@@ -98,18 +128,16 @@ impl Runtime {
 
     fn launch(&self, launch: Launch<'_>, plan: Plan) -> Result<(), StepError> {
         let made_logs = make_directory(launch.log_dir)?;
-        let descriptors = Descriptors {
-            root: launch.root,
+        let request = Request {
+            id: launch.id.into(),
             run_dir: open_directory(launch.run_dir)?,
             log_dir: open_directory(launch.log_dir)?,
+            errand: Errand::Create {
+                plan: Box::new(plan),
+                root: launch.root,
+            },
         };
-        let request = Request {
-            version: VERSION,
-            id: launch.id.into(),
-            monitor_cgroup: launch.monitor_cgroup.into(),
-            plan,
-        };
-        let outcome = self.ask_monitor(&request, &descriptors);
+        let outcome = self.ask_for_monitor(&request, launch.monitor_cgroup);
         if outcome.is_err() && made_logs {
             // Only an empty one goes: a log that says why it failed stays.
             rustix::fs::rmdir(launch.log_dir).ok();
@@ -117,37 +145,34 @@ impl Runtime {
         outcome
     }
 
-    fn ask_monitor(&self, request: &Request, descriptors: &Descriptors) -> Result<(), StepError> {
+    /// Has a container that lost its monitor, and that was watched, taken over by another one. Refused if it needs
+    /// none: it was never started, or has ended and left its record. On error the container is as it was.
+    pub fn take_over(
+        &self,
+        container: &Container,
+        kept: Kept,
+        log_dir: &Path,
+        monitor_cgroup: &str,
+    ) -> Result<(), StepError> {
+        let name = container.run_dir.file_name().unwrap_or_default();
+        let request = Request {
+            id: name.to_string_lossy().into_owned(),
+            run_dir: open_directory(&container.run_dir)?,
+            log_dir: open_directory(log_dir)?,
+            errand: Errand::TakeOver(kept),
+        };
+        self.ask_for_monitor(&request, monitor_cgroup)
+    }
+
+    fn ask_for_monitor(&self, request: &Request, group: &str) -> Result<(), StepError> {
         let (mut ours, theirs) = UnixStream::pair().context("make", "socket pair")?;
         ours.set_read_timeout(Some(PATIENCE))
             .context("set", "read timeout")?;
         ours.set_write_timeout(Some(PATIENCE))
             .context("set", "write timeout")?;
-        self.spawn(theirs)?;
-        wire::send_request(&mut ours, request, descriptors)?;
+        self.nursery.hand(&self.binary, group, theirs)?;
+        wire::send_request(&mut ours, request)?;
         wire::receive_outcome(&mut ours)?
-    }
-
-    /// posix_spawn(3) of the binary. The process that is spawned forks the monitor and ends at once, so the
-    /// caller has nothing to reap later, however long the monitor lives.
-    fn spawn(&self, request: UnixStream) -> Result<(), StepError> {
-        let status = Command::new(format!("/proc/self/fd/{}", self.binary.as_raw_fd()))
-            .arg0("longshore-runtime")
-            .arg("monitor")
-            .env_clear()
-            .stdin(OwnedFd::from(request))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .context("start", "monitor")?;
-        if status.success() {
-            return Ok(());
-        }
-        Err(StepError::refused(
-            "start",
-            "monitor",
-            format!("it ended at once with {status}"),
-        ))
     }
 }
 
@@ -247,7 +272,7 @@ mod tests {
         let binary = directory.path().join("binary");
         std::fs::copy("/bin/true", &binary).unwrap();
         let runtime = Runtime::open(&binary).unwrap();
-        let path = format!("/proc/self/fd/{}", runtime.binary.as_raw_fd());
+        let path = format!("/proc/self/fd/{}", runtime.binary.0.as_raw_fd());
         let opened = std::fs::OpenOptions::new().write(true).open(&path);
         assert_eq!(opened.unwrap_err().raw_os_error(), Some(libc::EROFS));
         assert!(

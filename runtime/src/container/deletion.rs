@@ -21,8 +21,11 @@ const MONITOR_PATIENCE: Duration = Duration::from_secs(5);
 pub(super) fn delete(path: &Path) -> Result<(), StepError> {
     let deadline = Instant::now() + PATIENCE;
     while let Some(run) = RunDirectory::open(path)? {
-        // Processes first: a monitor that sees its container end keeps the log whole and ends by itself.
-        if let Some(group) = group(&run)? {
+        // Processes first: a monitor that sees its container end keeps the log whole and ends by itself. One that
+        // has recorded the end has killed them.
+        if run.exit()?.is_none()
+            && let Some(group) = group(&run)?
+        {
             group.kill(PATIENCE)?;
         }
         end_monitor(&run, path)?;
@@ -35,7 +38,7 @@ pub(super) fn delete(path: &Path) -> Result<(), StepError> {
             }
             Err(errno) => return Err(StepError::io("lock run directory", path.display(), errno)),
         };
-        if let Some(group) = group(&run)? {
+        if let Some(group) = group(&run)?.filter(|group| !group.remove_if_empty()) {
             group.kill(PATIENCE)?;
             group.remove()?;
         }

@@ -9,88 +9,89 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use crate::StepError;
 use crate::cgroup::{ContainerGroup, Group};
 use crate::error::Context;
-use crate::init;
+use crate::init::{self, Talk};
 use crate::launch::{Admission, Door, Init, NewInit, Root};
-use crate::record::{Phase, Process, RunDirectory, StateRecord, VERSION};
-use crate::wire::Request;
+use crate::plan::Plan;
+use crate::record::{Phase, Process, RunDirectory, SOCKET, StateRecord, VERSION};
+use crate::wire::Stream;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A container whose init waits, and all that its monitor holds of it.
+/// A container, and all that its monitor holds of it.
 #[derive(Debug)]
 pub(super) struct Born {
     pub(super) state: StateRecord,
     pub(super) entrypoint: String,
     pub(super) group: Group,
-    pub(super) child: Child,
+    /// A pidfd of its first process.
+    pub(super) init: OwnedFd,
+    /// With an init that waits. None: it was started before this monitor came, which is not its parent.
+    pub(super) talk: Option<Talk>,
+    pub(super) outputs: Vec<(Stream, OwnedFd)>,
     pub(super) listener: UnixListener,
     /// Held for the monitor's life.
     pub(super) _lock: OwnedFd,
 }
 
-/// Init and the other ends of its output.
-#[derive(Debug)]
-pub(super) struct Child {
-    pub(super) init: Init,
-    pub(super) stdout: OwnedFd,
-    pub(super) stderr: OwnedFd,
-    /// Whether `stdout` is the master of its terminal.
-    pub(super) terminal: bool,
-}
-
 /// What a container is made from.
 #[derive(Debug)]
 pub(super) struct Making<'a> {
-    pub(super) request: &'a Request,
+    pub(super) id: &'a str,
+    pub(super) plan: &'a Plan,
     pub(super) run: &'a RunDirectory,
 }
 
 impl Making<'_> {
     /// Makes the container. Every effect is recorded before it is made; on error everything is undone.
-    pub(super) fn create(mut self, root: OwnedFd, lock: OwnedFd) -> Result<Born, StepError> {
-        let plan = &self.request.plan;
+    pub(super) fn create(self, root: OwnedFd, lock: OwnedFd) -> Result<Born, StepError> {
+        let plan = self.plan;
         let group = ContainerGroup::open(&plan.cgroup)?;
         // Before the record: whoever finds the record may remove the group.
         group.refuse_occupied()?;
         let mut state = StateRecord {
             version: VERSION,
-            id: self.request.id.clone(),
+            id: self.id.to_owned(),
             cgroup: plan.cgroup.path()?.to_owned(),
             phase: Phase::Creating,
             init: None,
         };
         self.run.write_state(&state)?;
         let made = self.make(&group, root, &mut state);
-        let (child, listener) = made.inspect_err(|_| undo(&group))?;
-        let entrypoint = self.request.plan.entrypoint().to_owned();
+        let (init, outputs, listener) = made.inspect_err(|_| undo(&group))?;
         Ok(Born {
             state,
-            entrypoint,
+            entrypoint: plan.entrypoint().to_owned(),
             group: group.needed("watch")?.clone(),
-            child,
+            init: init.pidfd,
+            talk: Some(init.talk),
+            outputs,
             listener,
             _lock: lock,
         })
     }
 
     fn make(
-        &mut self,
+        &self,
         group: &ContainerGroup,
         root: OwnedFd,
         state: &mut StateRecord,
-    ) -> Result<(Child, UnixListener), StepError> {
-        group.prepare(self.request.plan.resources.as_ref())?;
-        let child = self.launch(group, root)?;
-        let announced = announce(state, &child.init, self.run);
-        let listener = announced.inspect_err(|_| child.init.end())?;
-        Ok((child, listener))
+    ) -> Result<(Init, Vec<(Stream, OwnedFd)>, UnixListener), StepError> {
+        group.prepare(self.plan.resources.as_ref())?;
+        let (init, outputs) = self.launch(group, root)?;
+        let announced = announce(state, &init, self.run);
+        let listener = announced.inspect_err(|_| init.end())?;
+        Ok((init, outputs, listener))
     }
 
-    fn launch(&self, group: &ContainerGroup, root: OwnedFd) -> Result<Child, StepError> {
+    fn launch(
+        &self,
+        group: &ContainerGroup,
+        root: OwnedFd,
+    ) -> Result<(Init, Vec<(Stream, OwnedFd)>), StepError> {
         let (stdout, stdout_end) = pipe_with(PipeFlags::CLOEXEC).context("make", "pipe")?;
         let (stderr, stderr_end) = pipe_with(PipeFlags::CLOEXEC).context("make", "pipe")?;
         let new = NewInit {
-            plan: &self.request.plan,
+            plan: self.plan,
             admission: Admission::First(group),
             root: Some(Root::Mount(root)),
             container: None,
@@ -102,15 +103,12 @@ impl Making<'_> {
             interrupt: None,
         };
         let mut init = new.launch()?;
-        // A terminal's output is one stream; the pipes have lost their other ends.
-        let terminal = init.terminal.is_some();
-        let stdout = init.terminal.take().unwrap_or(stdout);
-        Ok(Child {
-            init,
-            stdout,
-            stderr,
-            terminal,
-        })
+        let outputs = match init.terminal.take() {
+            // A terminal's output is one stream; the pipes have lost their other ends.
+            Some(master) => vec![(Stream::Terminal, master)],
+            None => vec![(Stream::Stdout, stdout), (Stream::Stderr, stderr)],
+        };
+        Ok((init, outputs))
     }
 }
 
@@ -126,13 +124,18 @@ fn announce(
     init: &Init,
     run: &RunDirectory,
 ) -> Result<UnixListener, StepError> {
-    let listener = UnixListener::bind(run.socket_path()).context("listen on", "monitor.sock")?;
-    listener
-        .set_nonblocking(true)
-        .context("listen on", "monitor.sock")?;
+    let listener = listen(run)?;
     state.phase = Phase::Created;
     state.init = Some(Process::of_pid(init.pid)?);
     run.write_state(state)?;
+    Ok(listener)
+}
+
+pub(super) fn listen(run: &RunDirectory) -> Result<UnixListener, StepError> {
+    let listener = UnixListener::bind(run.socket_path()).context("listen on", SOCKET)?;
+    listener
+        .set_nonblocking(true)
+        .context("listen on", SOCKET)?;
     Ok(listener)
 }
 

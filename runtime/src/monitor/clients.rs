@@ -2,11 +2,12 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use crate::StepError;
 use crate::record::VERSION;
-use crate::wire::{Answer, Call, LINE_MAX, Verb};
+use crate::wire::{Answer, Call, LINE_MAX, Stream, Verb};
+use crate::{StepError, rights};
 
 /// More than any agent opens; one more is turned away.
 const CLIENTS_MAX: usize = 64;
@@ -113,15 +114,25 @@ impl Client {
         }
     }
 
+    pub(super) fn answer(&self, error: Option<StepError>) {
+        self.send(error, Vec::new(), &[]);
+    }
+
+    /// Well, and with these descriptors.
+    pub(super) fn answer_with(&self, streams: Vec<Stream>, descriptors: &[BorrowedFd<'_>]) {
+        self.send(None, streams, descriptors);
+    }
+
     /// One line into an empty socket is taken whole; a client that is gone needs none.
-    pub(super) fn answer(&mut self, error: Option<StepError>) {
+    fn send(&self, error: Option<StepError>, streams: Vec<Stream>, descriptors: &[BorrowedFd<'_>]) {
         let Ok(mut line) = serde_json::to_vec(&Answer {
             version: VERSION,
             error,
+            streams,
         }) else {
             return;
         };
         line.push(b'\n');
-        drop(self.stream.write_all(&line));
+        rights::send(&self.stream, &line, descriptors).ok();
     }
 }

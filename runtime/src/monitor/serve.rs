@@ -1,6 +1,6 @@
 //! The monitor's one loop: init, its output, its clients, until the exit record is written.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +12,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use super::birth::Born;
 use super::clients::{Client, Heard, accept};
 use super::log::{Lines, LogFiles};
+use super::takeover;
 use crate::StepError;
 use crate::cgroup::Group;
 use crate::clock;
@@ -20,9 +21,10 @@ use crate::error::Context;
 use crate::init::{FromInit, Talk, ToInit, explain};
 use crate::launch::killed;
 use crate::record::{Phase, RunDirectory, StateRecord, VERSION};
-use crate::wire::Verb;
+use crate::wire::{Stream, Verb};
 
-const READ_SIZE: usize = 64 << 10;
+/// On the stack, whose pages stay this process's: no more than a flood needs.
+const READ_SIZE: usize = 16 << 10;
 /// What a full pipe holds at most, many times over: the end of what is read once the container has ended.
 const DRAIN_MAX: usize = 4 << 20;
 /// How long processes that outlive the first one may take to die.
@@ -36,27 +38,38 @@ pub(super) fn serve(born: Born, run: RunDirectory, log_dir: OwnedFd) -> Result<(
         state,
         entrypoint,
         group,
-        child,
+        init,
+        talk,
+        outputs,
         listener,
         _lock,
     } = born;
-    let service = Service {
+    let mut service = Service {
         state,
         entrypoint,
         run,
         group,
-        pidfd: child.init.pidfd,
-        talk: Some(child.init.talk),
-        output: [
-            Output::new(child.stdout, "stdout")?,
-            Output::new(child.stderr, "stderr")?,
-        ],
+        pidfd: init,
+        is_parent: talk.is_some(),
+        start: match talk {
+            Some(_) => Start::Waiting,
+            None => Start::Done,
+        },
+        talk,
+        output: [Output::new(Stream::Stdout), Output::new(Stream::Stderr)],
         log: LogFiles::new(log_dir),
         listener,
         clients: Vec::new(),
-        terminal: child.terminal,
-        start: Start::Waiting,
     };
+    for (stream, pipe) in outputs {
+        rustix::io::ioctl_fionbio(&pipe, true).context("set up", "output")?;
+        let output = match stream {
+            Stream::Stdout | Stream::Terminal => &mut service.output[0],
+            Stream::Stderr => &mut service.output[1],
+        };
+        output.stream = stream;
+        output.pipe = Some(pipe);
+    }
     service.run()
 }
 
@@ -85,13 +98,14 @@ struct Service {
     log: LogFiles,
     listener: UnixListener,
     clients: Vec<Client>,
-    /// Whether the first output is a terminal's master.
-    terminal: bool,
+    /// Whether the first process is this one's child.
+    is_parent: bool,
     start: Start,
 }
 
-/// One of the two pipes.
+/// One of the two pipes; the first may be a terminal's master.
 struct Output {
+    stream: Stream,
     /// None at end of file.
     pipe: Option<OwnedFd>,
     lines: Lines,
@@ -219,6 +233,7 @@ impl Service {
                 Heard::Nothing => {}
                 Heard::Hangup => drop(self.clients.swap_remove(index)),
                 Heard::Call(Verb::Subscribe) => self.clients[index].answer(None),
+                Heard::Call(Verb::Watch) => self.hand_out(index),
                 Heard::Call(Verb::Attach) => {
                     let refused = self.master().err();
                     self.clients[index].attached = refused.is_none();
@@ -237,9 +252,17 @@ impl Service {
         }
     }
 
+    /// Duplicates of what must not be lost with this process.
+    fn hand_out(&self, index: usize) {
+        let open = self.output.iter().filter_map(Output::open);
+        let (streams, pipes): (Vec<_>, Vec<_>) = open.unzip();
+        let descriptors: Vec<_> = std::iter::once(self.pidfd.as_fd()).chain(pipes).collect();
+        self.clients[index].answer_with(streams, &descriptors);
+    }
+
     fn master(&self) -> Result<&OwnedFd, StepError> {
         let refused = |cause| StepError::refused("attach to", &self.state.id, cause);
-        if !self.terminal {
+        if self.output[0].stream != Stream::Terminal {
             return Err(refused("it has no terminal; read its log instead"));
         }
         let master = self.output[0].pipe.as_ref();
@@ -258,7 +281,12 @@ impl Service {
 
     /// What attached clients have typed; what the terminal does not take now stays with them.
     fn type_keys(&mut self) {
-        let Some(master) = self.output[0].pipe.as_ref().filter(|_| self.terminal) else {
+        let output = &self.output[0];
+        let Some(master) = output
+            .pipe
+            .as_ref()
+            .filter(|_| output.stream == Stream::Terminal)
+        else {
             return;
         };
         for client in self.clients.iter_mut().filter(|client| client.has_keys()) {
@@ -308,10 +336,7 @@ impl Service {
     /// The first process has ended. Subscribers learn it when this process ends and their sockets close, which
     /// is after the record is written.
     fn finish(mut self) -> Result<(), StepError> {
-        let status = rustix::io::retry_on_intr(|| {
-            waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED)
-        })
-        .context("wait for", &self.state.id)?;
+        let code = self.exit_code()?;
         let finished_at = clock::milliseconds(SystemTime::now());
         // In a shared pid namespace others may outlive the first: stopped means that the group is empty. If one
         // will not die, `delete` will say so; the exit code is worth reporting now.
@@ -319,12 +344,6 @@ impl Service {
         for output in &mut self.output {
             output.drain(&mut self.log, &mut self.clients);
         }
-        let code = status.map_or(-1, |status| {
-            match (status.exit_status(), status.terminating_signal()) {
-                (Some(code), _) => code,
-                (None, signal) => 128 + signal.unwrap_or(0),
-            }
-        });
         let oom_kills = self.group.oom_kills().unwrap_or(0);
         let exit = ExitRecord {
             version: VERSION,
@@ -334,6 +353,25 @@ impl Service {
             finished_at,
         };
         self.record(&exit)
+    }
+
+    /// None: it was another's child, and the kernel does not tell.
+    fn exit_code(&self) -> Result<Option<i32>, StepError> {
+        if !self.is_parent {
+            let status = takeover::exit_status(&self.pidfd);
+            return Ok(
+                status.map(|status| match (status & 0x7f, status >> 8 & 0xff) {
+                    (0, code) => code,
+                    (signal, _) => 128 + signal,
+                }),
+            );
+        }
+        let wait = || waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED);
+        let status = rustix::io::retry_on_intr(wait).context("wait for", &self.state.id)?;
+        Ok(status.map(|status| {
+            let signal = status.terminating_signal().unwrap_or(0);
+            status.exit_status().unwrap_or(128 + signal)
+        }))
     }
 
     /// A full disk must not cost the exit code: nobody is told before it is stored.
@@ -349,18 +387,28 @@ impl Service {
 }
 
 impl Output {
-    fn new(pipe: OwnedFd, stream: &'static str) -> Result<Output, StepError> {
-        rustix::io::ioctl_fionbio(&pipe, true).context("set up", stream)?;
-        Ok(Output {
-            pipe: Some(pipe),
-            lines: Lines::new(stream),
-        })
+    /// Nobody writes to it yet.
+    fn new(stream: Stream) -> Output {
+        let name = match stream {
+            Stream::Stdout | Stream::Terminal => "stdout",
+            Stream::Stderr => "stderr",
+        };
+        Output {
+            stream,
+            pipe: None,
+            lines: Lines::new(name),
+        }
+    }
+
+    /// None at end of file.
+    fn open(&self) -> Option<(Stream, BorrowedFd<'_>)> {
+        Some((self.stream, self.pipe.as_ref()?.as_fd()))
     }
 
     /// Reads once; how many bytes there were.
     fn read(&mut self, log: &mut LogFiles, clients: &mut [Client]) -> usize {
         let Some(pipe) = &self.pipe else { return 0 };
-        let mut bytes = vec![0; READ_SIZE];
+        let mut bytes = [0; READ_SIZE];
         match rustix::io::read(pipe, &mut bytes) {
             Ok(0) => self.close(log),
             Ok(length) => {

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use longshore_runtime::StepError;
 use longshore_runtime::cgroup::{Group, Hierarchy};
-use longshore_runtime::container::{Container, ExitRecord, Launch, Runtime};
+use longshore_runtime::container::{Container, Launch, Runtime, State};
 use longshore_sys::{MountAttributes, mount_setattr};
 use oci_spec::runtime::Spec;
 use rustix::fs::{CWD, Mode, OFlags};
@@ -91,19 +91,31 @@ impl Host {
     }
 
     pub(crate) fn create(&self, spec: &Spec, root: Root) -> Result<Container, StepError> {
-        let monitor_cgroup = format!("{}/monitor", self.cgroup);
-        self.runtime.create(Launch {
+        let monitor_cgroup = self.monitor_cgroup();
+        let created = self.runtime.create(Launch {
             id: "c1",
             spec,
             root: root.mount,
             run_dir: &self.run_dir(),
             log_dir: &self.log_dir(),
             monitor_cgroup: &monitor_cgroup,
-        })
+        });
+        created.map(|created| created.container)
+    }
+
+    pub(crate) fn monitor_cgroup(&self) -> String {
+        format!("{}/monitor", self.cgroup)
+    }
+
+    /// The monitors that live. The nursery, from which they come, is this process's own child.
+    pub(crate) fn monitors(&self) -> Vec<u32> {
+        let mut pids = self.group("monitor").processes().unwrap();
+        pids.retain(|pid| !is_own_child(*pid));
+        pids
     }
 
     /// Runs a program to its end: its exit record and all of its output.
-    pub(crate) fn run(&self, spec: &Spec, root: Root) -> (ExitRecord, String) {
+    pub(crate) fn run(&self, spec: &Spec, root: Root) -> (Exit, String) {
         let container = self.create(spec, root).unwrap();
         container.start().unwrap();
         let exit = wait(&container);
@@ -113,7 +125,7 @@ impl Host {
     }
 
     /// Runs a shell command in an unchanged spec.
-    pub(crate) fn shell(&self, command: &str) -> (ExitRecord, String) {
+    pub(crate) fn shell(&self, command: &str) -> (Exit, String) {
         self.run(
             &self.spec(&["/bin/sh", "-c", command], |_| {}),
             Root::busybox(),
@@ -137,7 +149,7 @@ impl Host {
         serde_json::from_value(spec).unwrap()
     }
 
-    /// Pids whose cgroup is this test's, monitors and zombies included.
+    /// Pids whose cgroup is this test's, monitors and zombies included, the nursery not.
     pub(crate) fn processes(&self) -> Vec<u32> {
         let pids = std::fs::read_dir("/proc")
             .unwrap()
@@ -146,7 +158,9 @@ impl Host {
             std::fs::read_to_string(format!("/proc/{pid}/cgroup"))
                 .is_ok_and(|text| text.contains(&format!("{}/", self.cgroup)))
         };
-        pids.filter(ours).collect()
+        pids.filter(ours)
+            .filter(|pid| !is_own_child(*pid))
+            .collect()
     }
 
     /// Nothing of the container is left but its log.
@@ -184,14 +198,36 @@ pub(crate) fn eventually(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
+pub(crate) fn is_own_child(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let parent = stat
+        .rsplit_once(')')
+        .and_then(|(_, rest)| rest.split_whitespace().nth(1));
+    parent == Some(std::process::id().to_string().as_str())
+}
+
+/// How a container ended that its own monitor saw end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Exit {
+    pub(crate) code: i32,
+    pub(crate) started: bool,
+    pub(crate) oom_kills: u64,
+}
+
 /// Waits for the end of a container, then reads its record.
-pub(crate) fn wait(container: &Container) -> ExitRecord {
+pub(crate) fn wait(container: &Container) -> Exit {
     let mut end = container.subscribe().unwrap();
     assert_eq!(end.read(&mut [0]).unwrap(), 0);
-    container
+    let record = container
         .exit_record()
         .unwrap()
-        .expect("a record, as the monitor has ended")
+        .expect("a record, as the monitor has ended");
+    assert_eq!(container.state().unwrap(), State::Stopped(record));
+    Exit {
+        code: record.code.expect("a code, as its parent has waited"),
+        started: record.started,
+        oom_kills: record.oom_kills,
+    }
 }
 
 /// A root file system.
