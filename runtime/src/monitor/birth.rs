@@ -17,6 +17,9 @@ use crate::wire::Stream;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The reading ends of what it writes, or its terminal's master.
+type Outputs = Vec<(Stream, OwnedFd)>;
+
 /// A container, and all that its monitor holds of it.
 #[derive(Debug)]
 pub(super) struct Born {
@@ -27,7 +30,7 @@ pub(super) struct Born {
     pub(super) init: OwnedFd,
     /// With an init that waits. None: it was started before this monitor came, which is not its parent.
     pub(super) talk: Option<Talk>,
-    pub(super) outputs: Vec<(Stream, OwnedFd)>,
+    pub(super) outputs: Outputs,
     pub(super) listener: UnixListener,
     /// Held for the monitor's life.
     pub(super) _lock: OwnedFd,
@@ -75,7 +78,7 @@ impl Making<'_> {
         group: &ContainerGroup,
         root: OwnedFd,
         state: &mut StateRecord,
-    ) -> Result<(Init, Vec<(Stream, OwnedFd)>, UnixListener), StepError> {
+    ) -> Result<(Init, Outputs, UnixListener), StepError> {
         group.prepare(self.plan.resources.as_ref())?;
         let (init, outputs) = self.launch(group, root)?;
         let announced = announce(state, &init, self.run);
@@ -83,11 +86,7 @@ impl Making<'_> {
         Ok((init, outputs, listener))
     }
 
-    fn launch(
-        &self,
-        group: &ContainerGroup,
-        root: OwnedFd,
-    ) -> Result<(Init, Vec<(Stream, OwnedFd)>), StepError> {
+    fn launch(&self, group: &ContainerGroup, root: OwnedFd) -> Result<(Init, Outputs), StepError> {
         let (stdout, stdout_end) = pipe_with(PipeFlags::CLOEXEC).context("make", "pipe")?;
         let (stderr, stderr_end) = pipe_with(PipeFlags::CLOEXEC).context("make", "pipe")?;
         let new = NewInit {
