@@ -9,6 +9,7 @@
 
 pub mod bpf;
 
+mod arena;
 mod clone;
 mod exec;
 mod keyring;
@@ -20,6 +21,7 @@ mod seccomp;
 mod signal;
 pub mod start;
 
+pub use arena::Arena;
 pub use clone::{CloneNamespace, Forked, clone3, clone3_sibling, exit_now};
 pub use exec::{
     NotExecuted, Program, close_all_on_exec, duplicate_inherited, exec_keeping, live_with,
