@@ -7,6 +7,7 @@ packages_aws="python3 python3-venv"
 packages_small="curl jq"
 packages_vm="mmdebstrap e2fsprogs qemu-system-x86"
 packages_minbase="mmdebstrap git"
+packages_rootless="uidmap"
 packages_engines="podman containerd docker.io"
 packages_peers="$packages_engines crun runc"
 

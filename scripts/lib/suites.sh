@@ -52,7 +52,7 @@ done
 
 ready_for_root() {
     need_root
-    need_packages $packages_build $packages_host $packages_small $packages_image $packages_engines
+    need_packages $packages_build $packages_host $packages_small $packages_image $packages_rootless $packages_engines
 }
 
 ready_for_street() {
