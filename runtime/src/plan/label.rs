@@ -56,8 +56,9 @@ pub(super) fn of_process(process: &Process, host: &HostFacts) -> Result<Labels, 
     Ok(labels)
 }
 
-/// Labels the file systems that are made for the container. proc and sysfs take no label, and cgroup and mqueue
-/// file systems belong to more than one container.
+/// Labels the file systems that are made for the container. proc and sysfs take no label, and cgroup file systems belong
+/// to more than one container. So may an mqueue, of an IPC namespace that is joined: there only its top gets the label, and
+/// each queue the one of who makes it.
 pub(super) fn on_mounts<'a>(
     linux: &Linux,
     host: &HostFacts,
@@ -77,9 +78,11 @@ pub(super) fn on_mounts<'a>(
             continue;
         };
         let Filesystem { kind, data, .. } = filesystem;
-        let unlabelled = matches!(kind.as_str(), "proc" | "sysfs" | "mqueue");
-        if !unlabelled && !data.iter().any(|(key, _)| key == "context") {
-            data.push(("context".into(), Some(text.into())));
+        match kind.as_str() {
+            "proc" | "sysfs" => {}
+            "mqueue" => filesystem.label = Some(text.to_owned()),
+            _ if data.iter().any(|(key, _)| key == "context") => {}
+            _ => data.push(("context".into(), Some(text.into()))),
         }
     }
     Ok(None)

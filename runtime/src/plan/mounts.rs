@@ -333,6 +333,7 @@ impl Mounts {
                 options.flags
             },
             data: options.data,
+            label: None,
             propagation: options.propagation.unwrap_or_default(),
             copy_up: options.copy_up,
             sealed,

@@ -298,6 +298,9 @@ pub struct Filesystem {
     pub flags: MountFlags,
     /// Parameters of the file system.
     pub data: Vec<(String, Option<String>)>,
+    /// The SELinux label of its top, where the file system takes none as a whole.
+    #[serde(default)]
+    pub label: Option<String>,
     /// Propagation of the mount.
     pub propagation: Spread,
     /// Whether what the image has there is copied onto it.

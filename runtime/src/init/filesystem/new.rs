@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, fsconfig_create, fsconfig_reconfigure,
@@ -111,7 +111,22 @@ fn put(mount: &OwnedFd, target: BorrowedFd<'_>, wanted: &Filesystem) -> Result<(
         configure(mount.as_fd(), wanted.propagation, none, none)
             .context("mount", subject(wanted))?;
     }
+    if let Some(text) = &wanted.label {
+        label(mount, text).context("label", subject(wanted))?;
+    }
     attach(mount.as_fd(), target).context("mount", subject(wanted))
+}
+
+/// SELinux's label of the top directory. A kernel or a policy by which such a file system has no labels of single files needs
+/// none.
+fn label(mount: &OwnedFd, text: &str) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let top = rustix::fs::openat(mount, c".", flags, Mode::empty())?;
+    let name = c"security.selinux";
+    match rustix::fs::fsetxattr(top, name, text.as_bytes(), XattrFlags::empty()) {
+        Err(Errno::NOTSUP) => Ok(()),
+        other => other,
+    }
 }
 
 fn explain(errno: Errno, wanted: &Filesystem) -> StepError {
@@ -225,4 +240,23 @@ pub(in crate::init) fn remount(root: BorrowedFd<'_>, wanted: &Remount) -> Result
 pub(in crate::init) fn seal(mount: &OwnedFd) -> Result<(), StepError> {
     let flags = MountFlags::setting(libc::MOUNT_ATTR_RDONLY);
     set_flags(mount.as_fd(), flags, false).context("make read-only", "a tmpfs")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On a tmpfs, which takes the attribute also where no module looks at it.
+    #[test]
+    #[ignore = "needs root"]
+    fn a_label_is_an_attribute_of_the_top() {
+        let mount = detached("tmpfs", &[], MountFlags::default()).unwrap();
+        label(&mount, "u:o:f:s0").unwrap();
+        let top = rustix::fs::openat(&mount, c".", OFlags::RDONLY, Mode::empty()).unwrap();
+        let mut found = [0; 16];
+        let length = rustix::fs::fgetxattr(top, c"security.selinux", &mut found).unwrap();
+        assert_eq!(&found[..length], b"u:o:f:s0");
+        let mqueue = detached("mqueue", &[], MountFlags::default()).unwrap();
+        assert!(label(&mqueue, "u:o:f:s0").is_ok());
+    }
 }

@@ -132,6 +132,9 @@ impl fmt::Display for Filesystem {
             write!(f, " from {source}")?;
         }
         data(f, &self.data)?;
+        if let Some(label) = &self.label {
+            write!(f, ", its top labelled {label}")?;
+        }
         let marks = [
             (self.real_directory, ", no symlink"),
             (self.copy_up, ", with a copy of what is there"),
