@@ -1,4 +1,6 @@
 //! A volume whose owner exchanges a directory for a symlink while containers are made.
+//!
+//! LONGSHORE_TEST_ROUNDS says how many are made for each race; `scripts/test races` lets it run for minutes.
 
 mod support;
 
@@ -9,6 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::json;
 use support::{Host, Root};
+
+/// Few, so that it takes seconds.
+const ROUNDS: u32 = 20;
+
+fn rounds() -> u32 {
+    let asked = std::env::var("LONGSHORE_TEST_ROUNDS");
+    asked.map_or(ROUNDS, |text| text.parse().expect("a number"))
+}
 
 /// Exchanges two names as fast as it can, for as long as `work` lasts.
 fn exchanging<T>(one: &Path, other: &Path, work: impl FnOnce() -> T) -> T {
@@ -54,7 +64,7 @@ fn a_mount_never_lands_in_proc_nor_on_the_host() {
             mounts.push(json!({"destination": "/v/b/made", "source": volume, "options": ["bind"]}));
         });
         exchanging(&volume.join("a"), &volume.join("b"), || {
-            for _ in 0..20 {
+            for _ in 0..rounds() {
                 let Ok(container) = host.create(&spec, Root::busybox()) else {
                     refused += 1;
                     continue;
@@ -105,7 +115,7 @@ fn a_masked_path_that_is_exchanged_stays_inside() {
         spec["linux"]["devices"] = json!([{"path": "/v/a/node", "type": "p"}]);
     });
     exchanging(&volume.join("a"), &volume.join("b"), || {
-        for _ in 0..20 {
+        for _ in 0..rounds() {
             if let Ok(container) = host.create(&spec, Root::busybox()) {
                 container.delete().unwrap();
             }

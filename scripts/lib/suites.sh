@@ -35,6 +35,15 @@ suite_limits() {
     leaving_nothing cargo test --locked -p longshore-tests --test limits -- --ignored --test-threads=1
 }
 
+# The races of `root`, for minutes in place of seconds.
+suite_races() {
+    ready_for_root
+    export LONGSHORE_TEST_ROUNDS=1000
+    cargo test --locked -p longshore-runtime --test races --no-run
+    leaving_nothing in_private cargo test --locked --offline -p longshore-runtime --test races \
+        --no-fail-fast -- --ignored
+}
+
 suite_vm() { "$root/scripts/lib/vm"; }
 suite_guest() { "$root/scripts/lib/vm" suites; }
 suite_minbase() { "$root/scripts/lib/minbase"; }
