@@ -365,8 +365,6 @@ impl Walk {
     fn await_start(&mut self) -> Result<(), StepError> {
         self.proc = None;
         self.attached_root = None;
-        self.host_root = None;
-        self.container = None;
         self.build = build::Build::new(Sources::default());
         self.talk()?
             .send(&FromInit::Ready)

@@ -134,6 +134,36 @@ fn remove_takes_what_a_container_made_below_however_deep() {
     }
 }
 
+/// v1: a group that somebody made by hand has an empty cpuset, in which nobody can be, nor in one below it.
+#[test]
+#[ignore = "needs root"]
+fn what_others_left_empty_is_filled_on_the_way() {
+    let cpuset = std::path::Path::new("/sys/fs/cgroup/cpuset");
+    if host().is_v2() || !cpuset.exists() {
+        return println!("skipped: only a v1 cpuset begins empty");
+    }
+    let top = Top::new(host());
+    let value = |group: &str, file: &str| {
+        let path = cpuset.join(top.group.path()).join(group).join(file);
+        std::fs::read_to_string(path).unwrap().trim().to_owned()
+    };
+    let above = cpuset.join(top.group.path());
+    // Its parent would fill it otherwise.
+    std::fs::write(above.join("cgroup.clone_children"), "0").unwrap();
+    for name in ["bare", "ready"] {
+        std::fs::create_dir(above.join(name)).unwrap();
+        assert_eq!(value(name, "cpuset.cpus"), "");
+    }
+    // One below an empty one, and one that is there itself.
+    for path in ["bare/inner", "ready"] {
+        let group = top.child(path);
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            assert_eq!(value(path, file), value(".", file), "{path} {file}");
+        }
+        assert!(Shell::within(&group, "exit 0").end().success());
+    }
+}
+
 #[test]
 #[ignore = "needs root"]
 fn limits_stand_in_the_control_files() {

@@ -364,3 +364,35 @@ fn it_is_root_of_the_containers_user_namespace_and_of_nothing_else() {
         "yes\r\n"
     );
 }
+
+/// Where setgroups(2) is forbidden, what the caller has of groups would stay, and count as the container's nobody.
+#[test]
+#[ignore = "needs root"]
+fn no_group_of_the_caller_comes_along_where_none_can_be_set() {
+    let mut holder = std::process::Command::new("unshare")
+        .args(["--user", "--map-root-user", "/bin/busybox", "sh", "-c"])
+        .arg("echo ready; read end")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut [0; 6]).unwrap();
+    let path = format!("/proc/{}/ns/user", holder.id());
+    let bundle = Bundle::running(|spec| {
+        let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.push(json!({"type": "user", "path": path}));
+        spec["mounts"].as_array_mut().unwrap().truncate(1);
+        spec["linux"]["maskedPaths"] = json!([]);
+    });
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
+    let exec = bundle.command(&["exec", ID, "grep", "Groups", "/proc/self/status"]);
+    let said = std::process::Command::new("setpriv")
+        .args(["--groups", "54321"])
+        .arg(exec.get_program())
+        .args(exec.get_args())
+        .output()
+        .unwrap();
+    let groups = String::from_utf8_lossy(&said.stdout);
+    assert_eq!(groups.trim(), "Groups:", "{said:?}");
+}

@@ -248,3 +248,21 @@ fn a_container_whose_init_is_killed_on_its_way_has_not_started() {
     assert!(!wait(&container).started);
     assert!(container.start().is_err());
 }
+
+/// CVE-2019-5736: the monitor and an init that waits are executed from a mount that nobody can write to, wherever the binary
+/// lies.
+#[test]
+#[ignore = "needs root"]
+fn a_monitor_and_its_init_come_from_a_read_only_clone() {
+    let host = Host::new();
+    let spec = host.spec(&["/bin/true"], |_| {});
+    let container = host.create(&spec, Root::busybox()).unwrap();
+    let pids = [host.group("monitor"), host.group("c1")].map(|group| group.processes().unwrap());
+    assert!(pids.iter().all(|pids| !pids.is_empty()), "{pids:?}");
+    for pid in pids.concat() {
+        let mount = rustix::fs::statvfs(format!("/proc/{pid}/exe")).unwrap();
+        let read_only = mount.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY);
+        assert!(read_only, "{pid}");
+    }
+    container.delete().unwrap();
+}

@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 use support::cli::{Bundle, ID};
 use support::eventually;
 
+/// A command that nobody keeps from ending ends long before.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+
 fn signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
 }
@@ -32,9 +35,21 @@ fn spawn(bundle: &Bundle, args: &[&str]) -> Child {
         .unwrap()
 }
 
-/// How a command ended, and what it said.
+/// How a command ended, and what it said. One that does not end is killed with all that it started.
 fn end(bundle: &Bundle, mut command: Child) -> (Option<i32>, String) {
-    let status = command.wait().unwrap();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let status = loop {
+        if let Some(status) = command.try_wait().unwrap() {
+            break status;
+        }
+        if std::time::Instant::now() > deadline {
+            command.kill().unwrap();
+            command.wait().unwrap();
+            bundle.run(&["delete", "--force", ID]);
+            panic!("it does not end");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    };
     let said = std::fs::read_to_string(bundle.path("said")).unwrap();
     (status.code(), said)
 }
@@ -138,30 +153,6 @@ fn a_waiting_init_has_nothing_of_the_host_and_few_capabilities() {
     }
 }
 
-/// A container of the same user in the same pid namespace sees init before it is bound.
-#[test]
-#[ignore = "needs root"]
-fn nobody_in_a_shared_pid_namespace_can_look_into_a_waiting_init() {
-    let first = Bundle::running(|spec| spec["process"]["user"] = json!({"uid": 33, "gid": 33}));
-    let path = format!("/proc/{}/ns/pid", first.pid());
-    let second = Bundle::new(|spec| {
-        spec["process"]["user"] = json!({"uid": 33, "gid": 33});
-        spec["linux"]["namespaces"][0]["path"] = json!(path);
-    });
-    second.ok(&["create", ID]);
-    let inside = status(second.pid(), "NSpid");
-    let inside = inside.split_whitespace().last().unwrap().to_owned();
-    // Root may list the numbers; where they lead is what counts.
-    let look = format!(
-        "for link in fd/0 fd/1 fd/2 fd/9 root cwd exe; do readlink /proc/{inside}/$link; done; \
-         ls /proc/{inside}/root /proc/{inside}/cwd/; test -e /proc/{inside}/status && echo end"
-    );
-    for user in ["33", "0"] {
-        let seen = first.run(&["exec", "--user", user, ID, "sh", "-c", &look]);
-        assert_eq!(String::from_utf8_lossy(&seen.stdout), "end\n", "{user}");
-    }
-}
-
 #[test]
 #[ignore = "needs root"]
 fn visitors_at_the_door_who_say_nothing_or_nonsense_change_nothing() {
@@ -256,8 +247,8 @@ fn an_interrupt_ends_a_hanging_hook_and_leaves_nothing() {
     ] {
         for command in commands {
             let pids = std::process::id().to_string();
-            // Its argument says whose it is.
-            let hang = format!("1000.{pids}");
+            // Its argument says whose it is; if the test fails, it is gone some time after.
+            let hang = format!("100.{pids}");
             let bundle = Bundle::new(|spec| {
                 let hook = json!({"path": "/bin/sleep", "args": ["sleep", hang]});
                 spec["hooks"] = json!({kind: [hook]});
@@ -303,4 +294,55 @@ fn kill_ends_all_of_a_container_without_pids_of_its_own() {
     });
     bundle.ok(&["kill", ID, "KILL"]);
     assert_eq!(bundle.group().processes().unwrap(), [0; 0]);
+}
+
+/// The supervisor is there when the container is made, and gone when the program has something to tell it.
+#[test]
+#[ignore = "needs root"]
+fn a_supervisor_that_goes_away_ends_no_container() {
+    for commands in [
+        &[&["create", ID][..], &["start", ID]][..],
+        &[&["run", "-d", ID]],
+        &[&["run", ID]],
+    ] {
+        let bundle = Bundle::new(|spec| {
+            // logger speaks to /dev/log what nothing in a small image could speak to NOTIFY_SOCKET.
+            let script = "ln -s $NOTIFY_SOCKET /dev/log; until test -e /tmp/go; do sleep 0.01; done; \
+                          logger \"$(printf 'x\\nREADY=1')\"; touch /tmp/told; exec sleep 1000";
+            spec["process"]["args"] = json!(["/bin/busybox", "sh", "-c", script]);
+        });
+        for applet in ["ln", "logger", "printf", "test"] {
+            std::os::unix::fs::symlink("busybox", bundle.image("bin").join(applet)).ok();
+        }
+        let supervisor = UnixDatagram::bind(bundle.path("supervisor")).unwrap();
+        let with_supervisor = |args: &[&str]| {
+            let mut command = bundle.command(&[&["--log", "log"], args].concat());
+            command.env("NOTIFY_SOCKET", bundle.path("supervisor"));
+            command
+                .stdout(Stdio::null())
+                .stderr(std::fs::File::create(bundle.path("said")).unwrap());
+            command.spawn().unwrap()
+        };
+        let (last, before) = commands.split_last().unwrap();
+        for command in before {
+            assert!(with_supervisor(command).wait().unwrap().success());
+        }
+        let last = with_supervisor(last);
+        eventually("it runs", || {
+            bundle.run(&["state", ID]).status.success() && status_of(&bundle) == "running"
+        });
+        drop(supervisor);
+        std::fs::write(bundle.image("tmp/go"), "").unwrap();
+        eventually("it has told", || bundle.image("tmp/told").exists());
+        let log = || std::fs::read_to_string(bundle.path("log")).unwrap_or_default();
+        eventually("there is a warning", || log().contains("tell supervisor"));
+        let mut code = 0;
+        if commands == [["run", ID]] {
+            bundle.ok(&["kill", ID, "KILL"]);
+            code = 137;
+        } else {
+            assert_eq!(status_of(&bundle), "running");
+        }
+        assert_eq!(end(&bundle, last), (Some(code), String::new()));
+    }
 }

@@ -223,6 +223,36 @@ fn raised(fd: OwnedFd, end: libc::c_int) -> Result<OwnedFd, (OwnedFd, Errno)> {
 mod tests {
     use super::*;
 
+    const ROLE: &str = "LONGSHORE_TEST_EXECUTES";
+    const TEST: &str = "exec::tests::a_descriptor_of_ours_cannot_be_what_is_executed";
+
+    /// CVE-2016-9962, CVE-2024-21626: close-on-exec comes too late for a program that is named by a descriptor. The test
+    /// runs itself again as the process that executes.
+    #[test]
+    fn a_descriptor_of_ours_cannot_be_what_is_executed() {
+        if std::env::var_os(ROLE).is_some() {
+            let open = || OwnedFd::from(std::fs::File::open("/bin/true").unwrap());
+            // Above what takes its place anew.
+            let ours = rustix::io::fcntl_dupfd_cloexec(open(), 20).unwrap();
+            let program = Program {
+                path: &CString::new(format!("/proc/self/fd/{}", ours.as_raw_fd())).unwrap(),
+                args: &[c"true".to_owned()],
+                environment: &[],
+            };
+            let report = |_, why| match why {
+                NotExecuted::Refused(Errno::NOENT) => exit_now(3),
+                NotExecuted::Refused(_) | NotExecuted::Unbound(()) => exit_now(4),
+            };
+            exec_keeping(open(), Vec::new(), &program, &(), |_| Ok(()), report)
+        }
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", TEST])
+            .env(ROLE, "yes")
+            .stdout(std::process::Stdio::null())
+            .status();
+        assert_eq!(status.unwrap().code(), Some(3));
+    }
+
     #[test]
     fn what_is_not_there_or_is_our_own_is_not_inherited() {
         let own = std::fs::File::open("/dev/null").unwrap();

@@ -105,6 +105,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_not_permitted_cannot_be_given() {
+        let (supported, given) = capabilities(CapabilitySet::empty()).unwrap();
+        assert!(supported.iter().any(|name| name == "CAP_KILL"));
+        assert_eq!(given, [""; 0]);
+    }
+
+    #[test]
     fn a_hybrid_host_counts_as_v1() {
         let text = "4:memory:/a\n3:cpu,cpuacct:/a\n2:name=systemd:/\n0::/a\n";
         assert_eq!(

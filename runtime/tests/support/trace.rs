@@ -1,7 +1,10 @@
-//! ptrace(2): runs a program and kills one of its processes at the nth of its system calls.
+//! ptrace(2): runs a program and kills one of its processes at the nth of its system calls, or lets the test do something
+//! else at each.
 //!
 //! A process is named by the order of its birth: 0 is the program itself, 1 its first child. Calls are counted from
 //! the program's first execve on, its own re-execution included.
+
+#![allow(dead_code)] // Each test file uses its part.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -42,13 +45,48 @@ struct Tracee {
     inside: bool,
 }
 
+/// What a test does when a process enters a system call, or before it comes back from it.
+type OnCall<'a> = &'a mut dyn FnMut(Pid, Side);
+
+/// Where a process stands still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Entry,
+    Exit,
+}
+
 /// Runs `program` with `args`. No other thread of this process may wait for children meanwhile.
-#[allow(clippy::zombie_processes)] // `Trace::follow` waits for it.
 pub(crate) fn run(
     program: &str,
     args: &[String],
     victim: Option<Victim>,
     watched: &Path,
+) -> Traced {
+    let all = victim.is_some_and(|victim| victim.process > 0);
+    trace(program, args, victim, watched, all, None)
+}
+
+/// Runs `program` with `args` and calls `on_call` for each system call of it and of all that it starts: its exit status.
+pub(crate) fn interfere(program: &str, args: &[String], on_call: OnCall<'_>) -> Option<i32> {
+    trace(
+        program,
+        args,
+        None,
+        Path::new("/nowhere"),
+        true,
+        Some(on_call),
+    )
+    .status
+}
+
+#[allow(clippy::zombie_processes)] // `Trace::follow` waits for it.
+fn trace(
+    program: &str,
+    args: &[String],
+    victim: Option<Victim>,
+    watched: &Path,
+    all: bool,
+    on_call: Option<OnCall<'_>>,
 ) -> Traced {
     let mut child = Command::new("/bin/sh")
         .args(["-c", "read go; exec \"$0\" \"$@\" </dev/null", program])
@@ -62,7 +100,7 @@ pub(crate) fn run(
     let mut options =
         Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACEEXEC | Options::PTRACE_O_EXITKILL;
     // Otherwise the children are left alone: one that is born while the program dies would stay stopped.
-    if victim.is_some_and(|victim| victim.process > 0) {
+    if all {
         options |= Options::PTRACE_O_TRACEFORK
             | Options::PTRACE_O_TRACEVFORK
             | Options::PTRACE_O_TRACECLONE;
@@ -73,6 +111,7 @@ pub(crate) fn run(
         main,
         victim,
         watched: watched.to_owned(),
+        on_call,
         began: false,
         tracees: HashMap::from([(main, Tracee::default())]),
         traced: Traced {
@@ -87,17 +126,18 @@ pub(crate) fn run(
     trace.traced
 }
 
-struct Trace {
+struct Trace<'a> {
     main: Pid,
     victim: Option<Victim>,
     watched: PathBuf,
+    on_call: Option<OnCall<'a>>,
     /// The shell has become the program.
     began: bool,
     tracees: HashMap<Pid, Tracee>,
     traced: Traced,
 }
 
-impl Trace {
+impl Trace<'_> {
     /// Until the program itself has ended; what it leaves behind is let go.
     fn follow(&mut self) {
         loop {
@@ -164,6 +204,9 @@ impl Trace {
         let (born, inside) = (tracee.born, tracee.inside);
         if !inside && pid == self.main && self.traced.appeared.is_none() && self.watched.exists() {
             self.traced.appeared = Some(self.traced.calls[born]);
+        }
+        if let Some(on_call) = self.on_call.as_mut().filter(|_| began) {
+            on_call(pid, if inside { Side::Entry } else { Side::Exit });
         }
         if inside && began {
             self.traced.calls[born] += 1;

@@ -74,6 +74,77 @@ fn given(value: Value) -> Asked {
     }
 }
 
+/// Opened before the container's /proc could be another's, written when nothing but the program is executed any more.
+#[test]
+fn labels_of_a_host_with_both_modules() {
+    let process = json!({"args": ["web"], "cwd": "/", "user": {"uid": 0, "gid": 0},
+        "apparmorProfile": "web", "selinuxLabel": "u:r:t:s0"});
+    let host = HostFacts {
+        apparmor: true,
+        selinux: true,
+        ..host()
+    };
+    let (process, _) = self::process(given(process));
+    let plan = Plan::of_exec(&spec(), &process, &cgroup(), &host).unwrap();
+    expect_test::expect![[r#"
+        cgroup longshore/t1/c1
+        stage: undumpable
+        stage: await cgroup
+        stage: affinity to every CPU
+        stage: open host proc
+        stage: oom score adjustment 100
+        stage: join container's pid mount network
+        clone 
+          open root
+          label SelinuxKeyCreate u:r:t:s0
+          new session keyring
+          label SelinuxKeyCreate 
+          enter directory /
+          label AppArmorExec web
+          label SelinuxExec u:r:t:s0
+          home of 0
+          RLIMIT_NOFILE 1024 4096
+          bounding CHOWN KILL
+          user 0 group 0 groups []
+          umask 077
+          find web in /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+          effective CHOWN, permitted CHOWN, inheritable none, ambient none
+          no new privileges
+          await start
+          seccomp filter, flags 0x4
+          execute ["web"] with 
+    "#]]
+    .assert_eq(&plan.to_string());
+}
+
+/// What that user namespace forbids is done before it is joined.
+#[test]
+fn in_a_container_with_a_user_namespace() {
+    let mut spec = serde_json::to_value(spec()).unwrap();
+    let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.push(json!({"type": "user"}));
+    let spec: Spec = serde_json::from_value(spec).unwrap();
+    let (process, _) = process(asked(&["ls"]));
+    let plan = Plan::of_exec(&spec, &process, &cgroup(), &host()).unwrap();
+    let text = plan.to_string();
+    let stage: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("stage"))
+        .collect();
+    expect_test::expect![[r#"
+        stage: undumpable
+        stage: await cgroup
+        stage: affinity to every CPU
+        stage: open host proc
+        stage: oom score adjustment 100
+        stage: room for RLIMIT_NOFILE 4096
+        stage: leave all groups
+        stage: join container's pid mount network user
+        stage: become root of the user namespace
+        stage: undumpable"#]]
+    .assert_eq(&stage.join("\n"));
+}
+
 #[test]
 fn what_is_not_said_is_the_containers() {
     expect_test::expect![[r#"
