@@ -356,7 +356,7 @@ fn without_a_cgroup_namespace_only_the_container_s_own_groups_are_seen() {
     };
     // A group of the host's that must not be seen, and no directory stands above the container's own but what it is in.
     let script = format!(
-        "cd /sys/fs/cgroup; ls; echo procs; cat {within}/cgroup.procs; echo below; \
+        "cat /proc/self/mountinfo; cd /sys/fs/cgroup; ls; echo procs; cat {within}/cgroup.procs; echo below; \
         for at in {within}/*/; do test -d $at && echo $at; done; touch {within}/x; \
         /bin/mkdir {within}/below && echo made"
     );
@@ -395,6 +395,29 @@ fn without_a_cgroup_namespace_only_the_container_s_own_groups_are_seen() {
     assert!(!below.starts_with(within), "groups below: {read_only}");
     let writable = view(json!([]));
     assert!(writable.contains("made"), "{writable}");
+    each_hierarchy_is_the_container_s_own(&read_only, &host.cgroup);
+}
+
+/// From the mountinfo in `output`: root, mount point and super options of each hierarchy tell the same tale.
+fn each_hierarchy_is_the_container_s_own(output: &str, cgroup: &str) {
+    let mounts: Vec<Vec<&str>> = output
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<&str>>())
+        .filter(|fields| fields.iter().any(|field| field.starts_with("cgroup")))
+        .filter(|fields| fields.contains(&"-"))
+        .collect();
+    assert!(!mounts.is_empty(), "{output}");
+    for fields in mounts {
+        let (root, point) = (fields[3], fields[4]);
+        assert!(root.contains(cgroup), "{fields:?}");
+        let Some(name) = point.strip_prefix("/sys/fs/cgroup/") else {
+            continue;
+        };
+        let options: Vec<&str> = fields.last().unwrap().split(',').collect();
+        let named = format!("name={name}");
+        let shown = |name: &str| options.contains(&name);
+        assert!(shown(&named) || name.split(',').all(shown), "{fields:?}");
+    }
 }
 
 #[test]

@@ -26,8 +26,8 @@ pub(in crate::init) fn open_cgroups(
     known: &[Place],
 ) -> Result<Vec<Option<Stamp>>, StepError> {
     let place = |hierarchy: &String| {
-        let mut names = hierarchy.split(',');
-        let holds = |place: &&Place| names.all(|name| place.names.iter().any(|own| own == name));
+        let has = |place: &Place, name: &str| place.names.iter().any(|own| own == name);
+        let holds = |place: &&Place| hierarchy.split(',').all(|name| has(place, name));
         open(&known.iter().find(holds)?.path).ok()
     };
     let all: Option<Vec<OwnedFd>> = hierarchies.iter().map(place).collect();
