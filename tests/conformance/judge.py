@@ -4,9 +4,12 @@ import argparse
 import collections
 import os
 import pathlib
+import pty
 import re
 import subprocess
 import sys
+import threading
+import tty
 
 LINE = re.compile(r"^(not )?ok\b\s*\d*\s*-?\s*(.*?)\s*(?:#\s*(SKIP|TODO)?\b(.*))?$", re.I)
 PLAN = re.compile(r"^1\.\.(\d+)")
@@ -111,14 +114,38 @@ def ask(suite, program, runtime, logs):
 
 
 def run(words, folder, environment, log):
+    """Its input and output are a terminal: many a test is skipped without. Nobody's controlling one: no signal comes of it."""
+    master, slave = pty.openpty()
+    tty.setraw(slave)
+    said = []
+    reader = threading.Thread(target=read_terminal, args=(master, said))
+    reader.start()
     try:
-        done = subprocess.run(
-            words, cwd=folder, env={**os.environ, **environment}, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=log, timeout=PATIENCE, text=True, errors="replace",
+        process = subprocess.Popen(
+            words, cwd=folder, env={**os.environ, **environment}, stdin=slave, stdout=slave, stderr=log
         )
-        return False, done.returncode, done.stdout
-    except subprocess.TimeoutExpired as ended:
-        return True, "none: it hung", (ended.stdout or b"").decode(errors="replace")
+        try:
+            hung, status = False, process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            hung, status = True, "none: it hung"
+        # What it left running may hold the terminal for ever, and says nothing more that counts.
+        os.write(slave, END)
+    finally:
+        reader.join()
+        os.close(slave)
+        os.close(master)
+    return hung, status, b"".join(said).partition(END)[0].decode(errors="replace")
+
+
+# No test prints that.
+END = b"\0the end\0"
+
+
+def read_terminal(master, said):
+    while END not in b"".join(said[-2:]):
+        said.append(os.read(master, 1 << 16))
 
 
 def known_failures(path, heading):
