@@ -26,7 +26,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use longshore_sys as sys;
+use longshore_sys::{self as sys, Preserved};
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -36,7 +36,9 @@ use crate::StepError;
 use crate::classic;
 use crate::error::Context;
 use crate::launch::{Door, Root};
-use crate::plan::{CapabilitySets, Environment, Hook, HookKind, Plan, RootChange, Step, Terminal};
+use crate::plan::{
+    CapabilitySets, Environment, Groups, Hook, HookKind, Plan, RootChange, Step, Terminal,
+};
 use crate::seccomp::{self, Filter, Handover};
 
 pub(crate) use descriptors::{Descriptors, Shape};
@@ -91,8 +93,8 @@ struct Walk {
     door: Option<Door>,
     /// None once they are standard input, output and error.
     stdio: Option<[OwnedFd; 3]>,
-    /// Become the program's descriptors from 3 on.
-    preserved: Vec<OwnedFd>,
+    /// Become the program's descriptors.
+    preserved: Vec<Preserved>,
     /// None once it is the container's root.
     host_root: Option<Root>,
     /// The container's root while it stands in the host's tree, for hooks.
@@ -219,8 +221,8 @@ impl Walk {
                 namespace::join_container(&container, namespaces)
             }
             Step::NewTimeNamespace(offsets) => namespace::new_time(offsets),
-            Step::BecomeBuilder => {
-                self.setgroups_denied = namespace::become_builder(self.proc.as_ref())?;
+            Step::BecomeBuilder(groups) => {
+                self.setgroups_denied = namespace::become_builder(self.proc.as_ref(), groups)?;
                 Ok(())
             }
             Step::NewCgroupNamespace => {
@@ -297,10 +299,11 @@ impl Walk {
             }
             Step::BoundCapabilities(kept) => identity::bound(kept),
             Step::User { uid, gid, groups } => {
-                let groups = match self.setgroups_denied {
-                    true if groups.is_empty() => None,
-                    true => return Err(groups_denied(groups)),
-                    false => Some(groups.as_slice()),
+                let groups = match groups {
+                    Groups::Kept => None,
+                    Groups::Only(none) if self.setgroups_denied && none.is_empty() => None,
+                    Groups::Only(some) if self.setgroups_denied => return Err(groups_denied(some)),
+                    Groups::Only(all) => Some(all.as_slice()),
                 };
                 identity::become_user(*uid, *gid, groups)
             }

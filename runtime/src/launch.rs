@@ -23,7 +23,7 @@ mod user;
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use longshore_sys::{CloneNamespace, Forked, clone3, live_with};
+use longshore_sys::{CloneNamespace, Forked, Preserved, clone3, live_with};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{
@@ -56,8 +56,8 @@ pub(crate) struct NewInit<'a> {
     pub(crate) container: Option<OwnedFd>,
     /// Becomes standard input, output and error.
     pub(crate) stdio: [OwnedFd; 3],
-    /// Become the program's from 3 on.
-    pub(crate) preserved: Vec<OwnedFd>,
+    /// Become the program's.
+    pub(crate) preserved: Vec<Preserved>,
     /// Where init waits for `start`.
     pub(crate) door: Door,
     /// Called at [`Step::AwaitEnvironment`](crate::plan::Step::AwaitEnvironment), if the plan has it.

@@ -2,7 +2,8 @@
 //!
 //! The supervisor gave us NOTIFY_SOCKET. The container gets a socket of its own instead, in a directory of the
 //! container's state that is bound read-only into it, so that it can say nothing else to the supervisor and in no
-//! other's name. `start` and `run` read there and pass on READY, then say which process is the main one.
+//! other's name. The directory has the supervisor's path there, as below crun, where nothing of the container's own
+//! can be in its way. `start` and `run` read there and pass on READY, then say which process is the main one.
 //!
 //! ```text
 //!   create:      directory, mount, environment
@@ -18,7 +19,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use oci_spec::runtime::{Mount, MountBuilder, Spec};
@@ -32,9 +33,13 @@ use crate::error::Context;
 const VARIABLE: &str = "NOTIFY_SOCKET";
 /// In the state directory.
 const DIRECTORY: &str = "notify";
-const SOCKET: &str = "notify.sock";
-/// In the container.
+const SOCKET: &str = "notify";
+/// In the container, where the supervisor's path will not do.
 const INSIDE: &str = "/run/notify";
+/// What a container has of its own, and where its own systemd would listen.
+const NOT_INSIDE: [&str; 4] = ["/proc", "/sys", "/dev", "/run/systemd"];
+/// unix(7): with the socket's name and a zero byte it must fit into an address.
+const INSIDE_MAX: usize = 108 - 1 - SOCKET.len() - 1;
 /// As large as systemd takes one.
 const DATAGRAM_MAX: usize = 4096;
 /// How many are read in one look.
@@ -53,6 +58,57 @@ impl Supervisor {
         (!name.is_empty()).then_some(Supervisor(name))
     }
 
+    /// Adds the mount and the variable to a spec that is about to be planned. `state` is the path of the container's
+    /// state directory, which need not exist yet.
+    pub(crate) fn add_to(&self, spec: &mut Spec, state: &Path) -> Result<(), StepError> {
+        let mounts = spec.mounts_mut().get_or_insert_default();
+        let inside = self.inside(mounts).to_owned();
+        let mount = MountBuilder::default()
+            .destination(&inside)
+            .typ("bind")
+            .source(state.join(DIRECTORY))
+            .options(["bind", "nosuid", "noexec", "nodev", "ro"].map(str::to_owned))
+            .build();
+        let mount: Mount =
+            mount.map_err(|error| StepError::refused("plan", VARIABLE, error.to_string()))?;
+        mounts.push(mount);
+        if let Some(process) = spec.process_mut() {
+            let env = process.env_mut().get_or_insert_default();
+            let is_ours = |entry: &str| entry.split('=').next() == Some(VARIABLE);
+            env.retain(|entry| !is_ours(entry));
+            env.push(format!("{VARIABLE}={inside}/{SOCKET}"));
+        }
+        Ok(())
+    }
+
+    /// Where the directory is bound. Not where a bind mount of the spec's shows a place of the host's: the supervisor's
+    /// socket itself may lie there.
+    fn inside(&self, mounts: &[Mount]) -> &str {
+        let Some(path) = self.0.to_str().filter(|path| path.len() <= INSIDE_MAX) else {
+            return INSIDE;
+        };
+        let mut parts = Path::new(path).components();
+        let rooted = parts.next() == Some(Component::RootDir);
+        let plain = parts.clone().count() > 1
+            && parts.all(|part| matches!(part, Component::Normal(_)))
+            && !path.ends_with('/');
+        let of_host = mounts.iter().any(|mount| {
+            let there = Path::new(path).starts_with(mount.destination());
+            there
+                && mount
+                    .source()
+                    .as_ref()
+                    .is_some_and(|source| source.is_absolute())
+        });
+        let taken = NOT_INSIDE
+            .iter()
+            .any(|other| Path::new(path).starts_with(other));
+        match rooted && plain && !taken && !of_host {
+            true => path,
+            false => INSIDE,
+        }
+    }
+
     fn connect(&self) -> Result<UnixDatagram, StepError> {
         let step = "connect to supervisor";
         let shown = Path::new(&self.0).display();
@@ -68,26 +124,7 @@ impl Supervisor {
     }
 }
 
-/// Adds the mount and the variable to a spec that is about to be planned. `state` is the path of the container's
-/// state directory, which need not exist yet.
-pub(crate) fn add_to(spec: &mut Spec, state: &Path) -> Result<(), StepError> {
-    let mount = MountBuilder::default()
-        .destination(INSIDE)
-        .typ("bind")
-        .source(state.join(DIRECTORY))
-        .options(["bind", "nosuid", "noexec", "nodev", "ro"].map(str::to_owned))
-        .build();
-    let mount: Mount =
-        mount.map_err(|error| StepError::refused("plan", VARIABLE, error.to_string()))?;
-    spec.mounts_mut().get_or_insert_default().push(mount);
-    if let Some(process) = spec.process_mut() {
-        let entry = format!("{VARIABLE}={INSIDE}/{SOCKET}");
-        process.env_mut().get_or_insert_default().push(entry);
-    }
-    Ok(())
-}
-
-/// Makes the directory that [`add_to`] mounts, in the state directory.
+/// Makes the directory that [`Supervisor::add_to`] mounts, in the state directory.
 pub(crate) fn make_directory(state: BorrowedFd<'_>) -> Result<(), StepError> {
     let path = below(state, DIRECTORY);
     std::fs::create_dir(&path)
@@ -261,7 +298,7 @@ mod tests {
         drop(listen().unwrap());
         let notify = listen().unwrap();
         let container = UnixDatagram::unbound().unwrap();
-        container.connect(path.join("notify/notify.sock")).unwrap();
+        container.connect(path.join("notify/notify")).unwrap();
         container.send(b"MAINPID=1\nSTATUS=evil").unwrap();
         assert!(!notify.hear().unwrap());
         assert!(heard(&socket).is_empty());
@@ -284,7 +321,12 @@ mod tests {
     #[test]
     fn the_container_gets_a_mount_and_a_variable() {
         let mut spec = Spec::default();
-        add_to(&mut spec, Path::new("/run/x/c1")).unwrap();
+        let process = spec.process_mut().as_mut().unwrap();
+        process.set_env(Some(vec![format!("{VARIABLE}=/elsewhere"), "A=b".into()]));
+        let supervisor = Supervisor("/run/user/7/up".into());
+        supervisor
+            .add_to(&mut spec, Path::new("/run/x/c1"))
+            .unwrap();
         let mount = spec.mounts().as_ref().unwrap().last().unwrap().clone();
         assert_eq!(
             mount.source().as_deref(),
@@ -292,6 +334,40 @@ mod tests {
         );
         assert!(mount.options().as_ref().unwrap().contains(&"ro".to_owned()));
         let env = spec.process().as_ref().unwrap().env().clone().unwrap();
-        assert_eq!(env.last().unwrap(), "NOTIFY_SOCKET=/run/notify/notify.sock");
+        assert_eq!(env, ["A=b", "NOTIFY_SOCKET=/run/user/7/up/notify"]);
+        assert_eq!(mount.destination(), Path::new("/run/user/7/up"));
+    }
+
+    #[test]
+    fn a_supervisor_s_path_is_taken_where_it_disturbs_nothing() {
+        let bind = |source: &str| {
+            let bind = MountBuilder::default().destination("/srv").source(source);
+            [bind.build().unwrap()]
+        };
+        let inside = |path: &str, mounts: &[Mount]| {
+            let supervisor = Supervisor(path.into());
+            supervisor.inside(mounts).to_owned()
+        };
+        for path in ["/run/a/b", "/srv/a", "/run/systemd-like/notify"] {
+            assert_eq!(inside(path, &bind("tmpfs")), path);
+        }
+        let long = format!("/run/{}", "x".repeat(100));
+        let others = [
+            "@abstract",
+            "/",
+            "/run",
+            "run/a",
+            "/run/../etc/x",
+            "/run/a/",
+            "/proc/1/fd",
+            "/dev/log/x",
+            "/sys/x/y",
+            "/run/systemd/notify",
+            &long,
+        ];
+        for path in others {
+            assert_eq!(inside(path, &[]), INSIDE, "{path}");
+        }
+        assert_eq!(inside("/srv/a", &bind("/srv")), INSIDE);
     }
 }

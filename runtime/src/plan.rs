@@ -10,6 +10,7 @@ mod devices;
 mod draft;
 mod exec;
 mod facts;
+mod groups;
 mod hook;
 mod label;
 mod mounts;
@@ -42,8 +43,8 @@ pub use mounts::{Ids, MountFlags, MountMap, Propagation, Spread, mount_options};
 pub use network_device::NetworkDevice;
 pub use resctrl::Resctrl;
 pub use step::{
-    Bind, CapabilitySets, CgroupView, DeviceKind, DeviceNode, Environment, Filesystem, Joined,
-    Namespace, Remount, Rlimit, RootChange, Source, Step, Terminal, TimeOffsets,
+    Bind, CapabilitySets, CgroupView, DeviceKind, DeviceNode, Environment, Filesystem, Groups,
+    Joined, Namespace, Remount, Rlimit, RootChange, Source, Step, Terminal, TimeOffsets,
 };
 pub use user::{IdRange, Mapper, UserNamespace, outside};
 

@@ -85,6 +85,20 @@ fn podman_run(host: &Host, root: &Path, flags: &[&str], program: &[&str]) -> Com
     run
 }
 
+/// Groups, and the announcement of a socket that is not open, which is no error below crun.
+fn podman_hands_on_what_its_caller_has(host: &Host, root: &Path) {
+    let script = "echo $LISTEN_FDS $LISTEN_PID; cat /proc/self/status";
+    let flags = ["--rm", "--group-add", "keep-groups"];
+    let run = podman_run(host, root, &flags, &["/bin/sh", "-c", script]);
+    let mut caller = Command::new("setpriv");
+    caller.arg("--groups=7,8").arg(run.get_program());
+    caller.args(run.get_args());
+    caller.envs([("LISTEN_FDS", "1"), ("LISTEN_PID", "100")]);
+    let said = succeed(&mut caller);
+    assert!(said.starts_with("1 1\n"), "{said}");
+    assert!(said.contains("\nGroups:\t7 8"), "{said}");
+}
+
 #[test]
 #[ignore = "needs root, podman"]
 fn podman_runs_executes_pauses_and_removes() {
@@ -96,6 +110,7 @@ fn podman_runs_executes_pauses_and_removes() {
     assert_eq!(output.status.code(), Some(7), "{said}");
     assert!(said.starts_with("0\n"), "{said}");
 
+    podman_hands_on_what_its_caller_has(&host, &root);
     let flags = ["--detach", "--name", "stays", "--memory", "64m"];
     succeed(&mut podman_run(
         &host,

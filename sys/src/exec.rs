@@ -2,7 +2,7 @@
 //! of the parent's is open in the child and nothing of ours in the new program.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::{Errno, checked, exit_now};
 
@@ -30,7 +30,16 @@ pub enum NotExecuted<E> {
     Refused(Errno),
 }
 
-/// Gives the new program `preserved` as descriptors from 3 on, closes all others above 2 except `keep`, which comes
+/// A descriptor that a program shall have.
+#[derive(Debug)]
+pub struct Preserved {
+    /// Its number there, above 2.
+    pub number: RawFd,
+    /// What it is.
+    pub descriptor: OwnedFd,
+}
+
+/// Gives the new program `preserved` under their numbers, closes all others above 2 except `keep`, which comes
 /// after them and is close-on-exec, then lets `bind` bind this process by `bonds`, and executes `program`.
 ///
 /// The rest is closed *before* execve, not by close-on-exec: execve of `/proc/self/fd/N` would otherwise
@@ -39,7 +48,7 @@ pub enum NotExecuted<E> {
 /// `report` are plain functions, and no owner of a descriptor is comparable: nothing can hold one closed here.
 pub fn exec_keeping<D: PartialEq + ?Sized, E>(
     keep: OwnedFd,
-    preserved: Vec<OwnedFd>,
+    preserved: Vec<Preserved>,
     program: &Program<'_>,
     bonds: &D,
     bind: fn(&D) -> Result<(), E>,
@@ -64,26 +73,37 @@ fn execve(program: &Program<'_>) -> Errno {
     }
 }
 
-/// Duplicates descriptors 3 and up, `count` of them, which this process was started with: none of its own, which
-/// are all close-on-exec. EBADF if one is not there.
+/// Duplicates those of the descriptors from 3 on, `count` of them, which this process was started with: none of its
+/// own, which are all close-on-exec.
 ///
 /// The duplicates are above them all, so that [`exec_keeping`] can put them where they were.
-pub fn duplicate_inherited(count: u32) -> Result<Vec<OwnedFd>, Errno> {
+pub fn duplicate_inherited(count: u32) -> Result<Vec<Preserved>, Errno> {
     let count = libc::c_int::try_from(count).map_err(|_| Errno::INVAL)?;
     let end = FIRST_INHERITED.checked_add(count).ok_or(Errno::INVAL)?;
-    let duplicate = |number: libc::c_int| {
+    let inherited = |number: &libc::c_int| {
         // SAFETY: F_GETFD reads a flag of whatever the number is, if it is anything.
-        let flags = checked(unsafe { libc::fcntl(number, libc::F_GETFD) }.into())?;
-        if flags & libc::c_long::from(libc::FD_CLOEXEC) != 0 {
-            return Err(Errno::BADF);
-        }
-        // SAFETY: makes a new descriptor and leaves the old one, and whoever owns it, as they are.
-        let made = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, end) };
-        checked(made.into())?;
-        // SAFETY: the call has just made it, and nobody else knows of it.
-        Ok(unsafe { OwnedFd::from_raw_fd(made) })
+        let flags = unsafe { libc::fcntl(*number, libc::F_GETFD) };
+        flags >= 0 && flags & libc::FD_CLOEXEC == 0
     };
-    (FIRST_INHERITED..end).map(duplicate).collect()
+    // Not one by one: most of the numbers that a caller may name were never open.
+    let mut numbers = match count {
+        0 => Vec::new(),
+        _ => open_numbers()?,
+    };
+    numbers.retain(|number| *number < end && inherited(number));
+    numbers.sort_unstable();
+    let above = numbers.last().map_or(FIRST_INHERITED, |last| last + 1);
+    let duplicate = |number: libc::c_int| {
+        // SAFETY: makes a new descriptor and leaves the old one, and whoever owns it, as they are.
+        let made = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, above) };
+        checked(made.into())?;
+        Ok(Preserved {
+            number,
+            // SAFETY: the call has just made it, and nobody else knows of it.
+            descriptor: unsafe { OwnedFd::from_raw_fd(made) },
+        })
+    };
+    numbers.into_iter().map(duplicate).collect()
 }
 
 /// Sets FD_CLOEXEC on every descriptor above 2: what this process was started with reaches no program that it starts.
@@ -109,7 +129,7 @@ pub fn close_all_on_exec() -> Result<(), Errno> {
     }
 }
 
-/// The descriptors above 2, as /proc lists them: for kernels before Linux 5.9.
+/// The descriptors above 2, as /proc lists them.
 fn open_numbers() -> Result<Vec<libc::c_int>, Errno> {
     let listed = std::fs::read_dir("/proc/self/fd").map_err(|_| Errno::NOSYS)?;
     let numbers = listed.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
@@ -165,28 +185,41 @@ fn close_all(first: libc::c_uint, last: libc::c_uint) {
 /// Four times the usual hard limit.
 const HIGHEST: libc::c_uint = 1 << 14;
 
-fn isolate(keep: OwnedFd, preserved: Vec<OwnedFd>) -> (OwnedFd, Result<(), Errno>) {
-    let count = preserved.len() as libc::c_int;
-    let end = FIRST_INHERITED + count;
+fn isolate(keep: OwnedFd, mut preserved: Vec<Preserved>) -> (OwnedFd, Result<(), Errno>) {
+    preserved.sort_unstable_by_key(|one| one.number);
+    let last = preserved.last().map(|one| one.number);
+    let end = last.map_or(FIRST_INHERITED, |last| last + 1);
     // Out of the way first: none of the numbers to be filled is a source any more.
     let keep = match raised(keep, end) {
         Ok(keep) => keep,
         Err((keep, errno)) => return (keep, Err(errno)),
     };
-    let raise = |source| raised(source, end).map_err(|(_, errno)| errno);
-    let sources: Vec<OwnedFd> = match preserved.into_iter().map(raise).collect() {
+    let raise = |one: Preserved| match raised(one.descriptor, end) {
+        Ok(descriptor) => Ok(Preserved { descriptor, ..one }),
+        Err((_, errno)) => Err(errno),
+    };
+    let sources: Vec<Preserved> = match preserved.into_iter().map(raise).collect() {
         Ok(sources) => sources,
         Err(errno) => return (keep, Err(errno)),
     };
-    for (number, source) in (FIRST_INHERITED..end).zip(&sources) {
+    let mut next = FIRST;
+    for Preserved { number, descriptor } in &sources {
         // SAFETY: dup3 replaces whatever `number` was. Its owner, if any, is never used again: `exec_keeping`
         // does not return, so no caller's code or destructor runs, and `report` cannot capture an owner.
         // `keep` and `sources` are all at `end` or above.
         let placed =
-            checked(unsafe { libc::syscall(libc::SYS_dup3, source.as_raw_fd(), number, 0) });
+            checked(unsafe { libc::syscall(libc::SYS_dup3, descriptor.as_raw_fd(), *number, 0) });
         if let Err(errno) = placed {
             return (keep, Err(errno));
         }
+        // A number that was asked for and never open stays free of anything of ours.
+        let Ok(number) = libc::c_uint::try_from(*number) else {
+            return (keep, Err(Errno::BADF));
+        };
+        if next < number {
+            close_all(next, number - 1);
+        }
+        next = number + 1;
     }
     // Closed below with the others; one of them may be `end`, which is filled next.
     std::mem::forget(sources);
@@ -257,8 +290,54 @@ mod tests {
     fn what_is_not_there_or_is_our_own_is_not_inherited() {
         let own = std::fs::File::open("/dev/null").unwrap();
         let count = own.as_raw_fd() as u32 - 2;
-        assert_eq!(duplicate_inherited(count).err(), Some(Errno::BADF));
-        assert!(duplicate_inherited(0).unwrap().is_empty());
+        let numbers = |count| -> Vec<RawFd> {
+            let all = duplicate_inherited(count).unwrap();
+            all.iter().map(|one| one.number).collect()
+        };
+        assert!(!numbers(count).contains(&own.as_raw_fd()));
+        rustix::io::fcntl_setfd(&own, rustix::io::FdFlags::empty()).unwrap();
+        assert!(numbers(count).contains(&own.as_raw_fd()));
+        assert!(!numbers(count - 1).contains(&own.as_raw_fd()));
+        assert!(numbers(i32::MAX as u32 - 3).contains(&own.as_raw_fd()));
+        assert!(numbers(0).is_empty());
         assert_eq!(duplicate_inherited(u32::MAX).err(), Some(Errno::INVAL));
+    }
+
+    /// What `bind` sees is what execve will.
+    #[test]
+    fn between_what_is_preserved_nothing_of_ours_is_open() {
+        const GIVEN: [RawFd; 2] = [20, 30];
+        fn only_given(_: &()) -> Result<(), ()> {
+            // SAFETY: F_GETFD reads a flag of whatever the number is, if it is anything.
+            let is_open = |number: RawFd| unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0;
+            let right = (3..31).all(|number| is_open(number) == GIVEN.contains(&number));
+            right.then_some(()).ok_or(())
+        }
+        fn report(_: OwnedFd, why: NotExecuted<()>) {
+            exit_now(match why {
+                NotExecuted::Refused(Errno::NOENT) => 7,
+                _ => 8,
+            })
+        }
+        // SAFETY: the child touches nothing that another thread may have held.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+            let _ours: Vec<OwnedFd> = (0..40).map(|_| null()).collect();
+            let preserved = GIVEN.map(|number| Preserved {
+                number,
+                descriptor: null(),
+            });
+            let program = Program {
+                path: c"/nowhere",
+                args: &[],
+                environment: &[],
+            };
+            exec_keeping(null(), preserved.into(), &program, &(), only_given, report);
+        }
+        let mut status = 0;
+        // SAFETY: writes into `status`, which lives.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        assert_eq!(libc::WEXITSTATUS(status), 7);
     }
 }

@@ -24,7 +24,8 @@ pub mod start;
 pub use arena::Arena;
 pub use clone::{CloneNamespace, Forked, clone3, clone3_sibling, exit_now};
 pub use exec::{
-    NotExecuted, Program, close_all_on_exec, duplicate_inherited, exec_keeping, live_with,
+    NotExecuted, Preserved, Program, close_all_on_exec, duplicate_inherited, exec_keeping,
+    live_with,
 };
 pub use keyring::join_anonymous_session_keyring;
 pub use link::bring_up_loopback;

@@ -275,6 +275,9 @@ fn limit_remedy(errno: Errno, write: &Write) -> String {
             "this kernel does not account swap: boot with swapaccount=1, or give no swap limit"
                 .to_owned()
         }
+        Errno::NODEV if controller == "net_prio" => {
+            "the host's own network namespace has no interface of this name".to_owned()
+        }
         Errno::NODEV | Errno::NXIO => "there is no such block device".to_owned(),
         Errno::OPNOTSUPP if controller == "io" || controller == "blkio" => {
             "the device's I/O scheduler does not take it".to_owned()

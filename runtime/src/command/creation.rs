@@ -7,10 +7,11 @@
 //! whatever instant this process dies at, nothing runs that `delete --force` does not find. On error
 //! everything is undone here.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use longshore_sys::Preserved;
 use oci_spec::runtime::{Process, Spec};
 
 use super::delete::destroy;
@@ -98,7 +99,7 @@ pub(super) fn create(
     manner: Manner,
 ) -> Result<Created, StepError> {
     let activation = Activation::of_environment()?;
-    let preserved = preserved::take(given, activation.as_ref())?;
+    let preserved = preserved::take(globals, given, activation.as_ref())?;
     let id = given.id()?;
     crate::state::check_id(id)?;
     let bundle = bundle(given)?;
@@ -107,9 +108,10 @@ pub(super) fn create(
     let process = config.spec.process().as_ref();
     let terminal = process.and_then(Process::terminal) == Some(true);
     let socket = console_socket(given, terminal, manner.detached)?;
-    let supervised = Supervisor::of_environment().is_some();
-    if supervised {
-        notify::add_to(&mut config.spec, &globals.root.path().join(id))?;
+    let supervisor = Supervisor::of_environment();
+    let supervised = supervisor.is_some();
+    if let Some(supervisor) = supervisor {
+        supervisor.add_to(&mut config.spec, &globals.root.path().join(id))?;
     }
     let root = root_of(&config.spec);
     let mut plan = plan(globals, id, &config)?;
@@ -308,7 +310,7 @@ impl Making<'_> {
         self,
         given: &Given,
         socket: Option<ConsoleSocket>,
-        preserved: Vec<OwnedFd>,
+        preserved: Vec<Preserved>,
     ) -> Result<Init, StepError> {
         let mut environment = Environment::default();
         let made = self.make_in(&mut environment, given, socket, preserved);
@@ -320,7 +322,7 @@ impl Making<'_> {
         environment: &mut Environment,
         given: &Given,
         socket: Option<ConsoleSocket>,
-        preserved: Vec<OwnedFd>,
+        preserved: Vec<Preserved>,
     ) -> Result<Init, StepError> {
         self.directory.write_config(&self.config.text)?;
         self.directory.write(self.record)?;

@@ -6,9 +6,10 @@
 //! Until the last arrow the process has run nothing of the container's, and it ends with this one.
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 
+use longshore_sys::Preserved;
 use oci_spec::runtime::Process;
 use rustix::fs::{Mode, OFlags};
 
@@ -74,7 +75,7 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
 }
 
 fn exec(globals: &Globals, given: &Given) -> Result<u8, StepError> {
-    let preserved = preserved::take(given, None)?;
+    let preserved = preserved::take(globals, given, None)?;
     let container = Container::open(globals, given.id()?)?;
     check_status(&container, given.has("ignore-paused"))?;
     let plan = plan(globals, given, &container)?;
@@ -203,7 +204,7 @@ fn launch(
     given: &Given,
     container: &Container,
     plan: &Plan,
-    preserved: Vec<OwnedFd>,
+    preserved: Vec<Preserved>,
 ) -> Result<Init, StepError> {
     let gone = || {
         let cause = "its first process has just ended";

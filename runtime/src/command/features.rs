@@ -62,8 +62,8 @@ fn features() -> Value {
             "org.longshore.runtime.version": env!("CARGO_PKG_VERSION"),
             "org.opencontainers.runc.checkpoint.enabled": "false",
         },
-        // None changes what the runtime does.
-        "potentiallyUnsafeConfigAnnotations": [],
+        // Whoever names it lets the caller's groups in.
+        "potentiallyUnsafeConfigAnnotations": ["run.oci.keep_original_groups"],
     })
 }
 

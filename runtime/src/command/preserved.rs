@@ -1,7 +1,11 @@
 //! `--preserve-fds` and sd_listen_fds(3): descriptors of the caller's that reach the program, and no others.
+//!
+//! One that is not open is no error: podman counts the sockets of an activation that its own caller announced, whether
+//! they are there or not. Its number stays free in the program.
 
-use std::os::fd::OwnedFd;
+use longshore_sys::Preserved;
 
+use super::global::Globals;
 use super::options::{Given, Opt};
 use crate::StepError;
 use crate::error::Context;
@@ -60,21 +64,24 @@ impl Activation {
 /// The descriptors that the activation and `--preserve-fds` name. No program that this one starts meanwhile, a hook,
 /// gets any.
 pub(super) fn take(
+    globals: &Globals,
     given: &Given,
     activation: Option<&Activation>,
-) -> Result<Vec<OwnedFd>, StepError> {
+) -> Result<Vec<Preserved>, StepError> {
     let asked = given.parsed::<u32>("preserve-fds", "a number of descriptors")?;
     let asked = asked.unwrap_or(0);
     let count = asked.saturating_add(activation.map_or(0, |activation| activation.count));
-    let taken = longshore_sys::duplicate_inherited(count).map_err(|errno| StepError {
-        errno: Some(errno.raw_os_error()),
-        ..StepError::refused(
-            "preserve descriptors",
-            format!("3 to {}", u64::from(count) + 2),
-            "not all of them are open in this program; open them or preserve fewer",
-        )
-    })?;
+    let all = || format!("3 to {}", u64::from(count) + 2);
+    let taken = longshore_sys::duplicate_inherited(count).context("preserve descriptors", all())?;
     longshore_sys::close_all_on_exec().context("close on exec", "descriptors")?;
+    let missing = (count as usize).saturating_sub(taken.len());
+    if missing > 0 {
+        globals.log.warning(&format!(
+            "preserve descriptors {}: {missing} of them are not open, and will not be in the container; open them or \
+             preserve fewer",
+            all()
+        ));
+    }
     Ok(taken)
 }
 

@@ -1,7 +1,9 @@
 //! What init gets from its parent: a few descriptors, and how they lie in the list that crosses the fork.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
+
+use longshore_sys::Preserved;
 
 use super::sources::{Sources, SourcesShape};
 use super::talk::Talk;
@@ -12,8 +14,8 @@ use crate::launch::{Door, Root};
 pub(crate) struct Descriptors {
     /// Becomes standard input, output and error.
     pub(crate) stdio: [OwnedFd; 3],
-    /// Become the program's descriptors from 3 on.
-    pub(crate) preserved: Vec<OwnedFd>,
+    /// Become the program's descriptors.
+    pub(crate) preserved: Vec<Preserved>,
     /// Init's end of the talk with its parent.
     pub(crate) talk: Talk,
     /// The container's root. None: the one of the namespace that is joined.
@@ -33,7 +35,8 @@ pub(crate) struct Shape {
     container: bool,
     listener: bool,
     sources: SourcesShape,
-    preserved: usize,
+    /// Their numbers.
+    preserved: Vec<RawFd>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -66,11 +69,11 @@ impl Descriptors {
             container: self.container.is_some(),
             listener: listener.is_some(),
             sources,
-            preserved: self.preserved.len(),
+            preserved: self.preserved.iter().map(|one| one.number).collect(),
         };
         kept.extend(self.container);
         kept.extend(listener);
-        kept.extend(self.preserved);
+        kept.extend(self.preserved.into_iter().map(|one| one.descriptor));
         (kept, shape)
     }
 
@@ -91,8 +94,15 @@ impl Descriptors {
         };
         let container = next_if(shape.container)?;
         let door = next_if(shape.listener)?.map_or(Door::Parent, Door::Listener);
-        let preserved: Vec<OwnedFd> = kept.collect();
-        (preserved.len() == shape.preserved).then_some(Descriptors {
+        let rest: Vec<OwnedFd> = kept.collect();
+        let whole = rest.len() == shape.preserved.len();
+        let numbered = shape.preserved.iter().zip(rest);
+        let preserved = numbered.map(|(number, descriptor)| Preserved {
+            number: *number,
+            descriptor,
+        });
+        let preserved = preserved.collect();
+        whole.then_some(Descriptors {
             stdio,
             preserved,
             talk,
@@ -123,7 +133,12 @@ mod tests {
                 root: there.then(|| Root::Mount(null())),
                 container: there.then(null),
                 sources: Sources::default(),
-                preserved: (0..preserved).map(|_| null()).collect(),
+                preserved: (0..preserved)
+                    .map(|nth| Preserved {
+                        number: 3 + 2 * nth,
+                        descriptor: null(),
+                    })
+                    .collect(),
                 door: if there {
                     Door::Listener(null())
                 } else {
@@ -139,7 +154,10 @@ mod tests {
                     Door::Listener(door) => Some(door.as_raw_fd()),
                     Door::Parent => None,
                 };
-                let preserved: Vec<i32> = of.preserved.iter().map(OwnedFd::as_raw_fd).collect();
+                let preserved = of.preserved.iter();
+                let preserved: Vec<(i32, i32)> = preserved
+                    .map(|one| (one.number, one.descriptor.as_raw_fd()))
+                    .collect();
                 let number = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::as_raw_fd);
                 (root, door, number(&of.container), preserved)
             };

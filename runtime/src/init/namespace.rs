@@ -12,7 +12,7 @@ use super::out_of_order;
 use super::procfs::Procfs;
 use crate::StepError;
 use crate::error::Context;
-use crate::plan::{Joined, Namespace, TimeOffsets};
+use crate::plan::{Groups, Joined, Namespace, TimeOffsets};
 
 const STEP: &str = "join namespace";
 
@@ -151,7 +151,7 @@ pub(super) fn new_time(offsets: &TimeOffsets) -> Result<(), StepError> {
 /// Tells whether the namespace forbids setgroups(2).
 ///
 /// `proc` is the host's where /proc may be the container's by now.
-pub(super) fn become_builder(proc: Option<&Procfs>) -> Result<bool, StepError> {
+pub(super) fn become_builder(proc: Option<&Procfs>, groups: &Groups) -> Result<bool, StepError> {
     let step = "become root of user namespace";
     let read = |name: &str| match proc {
         Some(proc) => proc.read_own(name),
@@ -161,8 +161,9 @@ pub(super) fn become_builder(proc: Option<&Procfs>) -> Result<bool, StepError> {
     let denied = read("setgroups")
         .context("read", "setgroups")?
         .starts_with("deny");
-    if !denied {
-        rustix::thread::set_thread_groups(&[]).context(step, "groups")?;
+    if let (Groups::Only(groups), false) = (groups, denied) {
+        let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+        rustix::thread::set_thread_groups(&groups).context(step, "groups")?;
     }
     as_root_or_first(
         || read("gid_map"),

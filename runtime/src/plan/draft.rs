@@ -14,10 +14,11 @@ use super::label::{LabelKind, Labels};
 use super::mounts::{Around, Mounts, Propagation, Spread};
 use super::namespaces::Namespaces;
 use super::program::{Program, rlimits, room};
-use super::step::{CapabilitySets, Namespace, RootChange, Step};
+use super::step::{CapabilitySets, Groups, Namespace, RootChange, Step};
 use super::sysctl::Sysctls;
 use super::{
-    Plan, attribute, capabilities, hook, label, network_device, refusals, resctrl, sysctl, terminal,
+    Plan, attribute, capabilities, groups, hook, label, network_device, refusals, resctrl, sysctl,
+    terminal,
 };
 use crate::cgroup::{Driver, Location, Surroundings};
 use crate::{StepError, seccomp};
@@ -116,7 +117,8 @@ impl Plan {
         plan.settle(spec, process, linux, mounts.seal)?;
         plan.become_user(linux, process, host, namespaces.other_user())?;
         plan.start_hooks(hooks.start_container);
-        plan.user(process, namespaces)?;
+        plan.user(spec, process, namespaces)?;
+        plan.keep_groups(spec);
         Ok(plan)
     }
 
@@ -135,7 +137,7 @@ impl Plan {
         first.push(Step::Attribute(Attribute::Affinity(None)));
         let new_user = namespaces.user.as_ref();
         let of_stage = new_user.is_some_and(|user| user.of_stage);
-        first.extend(of_stage.then_some(Step::BecomeBuilder));
+        first.extend(of_stage.then(|| Step::BecomeBuilder(Groups::none())));
         // A new user namespace has no right to lower it: there the parent writes it.
         let score = process.oom_score_adj().filter(|_| new_user.is_none());
         // The host's: inside the root, or in a mount namespace that is joined, /proc is what others say.
@@ -152,7 +154,7 @@ impl Plan {
         self.stage = stage;
         self.steps = begin;
         if namespaces.other_user() && !of_stage {
-            self.steps.push(Step::BecomeBuilder);
+            self.steps.push(Step::BecomeBuilder(Groups::none()));
             // A change of ids makes a process dumpable again.
             self.steps.push(Step::Undumpable);
         }
@@ -343,7 +345,7 @@ impl Plan {
         self.steps.push(Step::User {
             uid: user.uid(),
             gid: user.gid(),
-            groups,
+            groups: Groups::Only(groups),
         });
         self.steps.push(Step::Umask(umask(user.umask())?));
         // As that user, so that permission is judged as execve will.
@@ -406,12 +408,18 @@ impl Plan {
 
 impl Plan {
     /// What a new user namespace takes init's right away to do, its parent does.
-    fn user(&mut self, process: &Process, namespaces: Namespaces) -> Result<(), StepError> {
+    fn user(
+        &mut self,
+        spec: &Spec,
+        process: &Process,
+        namespaces: Namespaces,
+    ) -> Result<(), StepError> {
         let Some(mut user) = namespaces.user else {
             return Ok(());
         };
         let of = process.user();
         let groups = of.additional_gids().as_deref().unwrap_or_default();
+        let groups = if groups::kept(spec) { &[] } else { groups };
         user.check_user(of.uid(), of.gid(), groups)?;
         user.by_parent
             .extend(process.oom_score_adj().map(Step::OomScoreAdj));

@@ -18,7 +18,7 @@ use super::facts::HostFacts;
 use super::hook::Hooks;
 use super::label::Labels;
 use super::program::room;
-use super::step::{Namespace, Step};
+use super::step::{Groups, Namespace, Step};
 use super::{Plan, attribute, label, namespaces, terminal};
 use crate::StepError;
 use crate::cgroup::Location;
@@ -69,6 +69,7 @@ impl Plan {
         plan.steps.push(Step::EnterDirectory(cwd));
         plan.steps.extend(labels.exec);
         plan.become_user(linux, process, host, other_user)?;
+        plan.keep_groups(spec);
         Ok(plan)
     }
 
@@ -107,7 +108,7 @@ impl Plan {
         self.stage
             .extend(any.then_some(Step::JoinContainer(namespaces)));
         if other_user {
-            self.stage.push(Step::BecomeBuilder);
+            self.stage.push(Step::BecomeBuilder(Groups::none()));
             // A change of ids makes a process dumpable again.
             self.stage.push(Step::Undumpable);
         }

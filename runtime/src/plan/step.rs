@@ -70,8 +70,8 @@ pub enum Step {
     Join(Vec<Joined>),
     /// unshare(CLONE_NEWTIME), with the clocks set before anybody is in it.
     NewTimeNamespace(TimeOffsets),
-    /// Become root of the user namespace, or whoever is mapped first in it, with no other group.
-    BecomeBuilder,
+    /// Become root of the user namespace, or whoever is mapped first in it.
+    BecomeBuilder(Groups),
     /// unshare(CLONE_NEWCGROUP), once init is in its group: that group becomes the root.
     NewCgroupNamespace,
     /// Leave the agent's session keyring.
@@ -224,8 +224,8 @@ pub enum Step {
         uid: u32,
         /// Group id.
         gid: u32,
-        /// Supplementary groups, exactly.
-        groups: Vec<u32>,
+        /// Supplementary groups.
+        groups: Groups,
     },
     /// umask(2) of the program.
     Umask(u32),
@@ -307,6 +307,15 @@ pub struct Filesystem {
     pub copy_up: bool,
     /// Whether [`Step::Seal`] makes it read-only.
     pub sealed: bool,
+}
+
+/// Supplementary groups.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Groups {
+    /// Exactly these.
+    Only(Vec<u32>),
+    /// Those of the process, whichever they are.
+    Kept,
 }
 
 /// The container's view of its cgroups.

@@ -6,7 +6,7 @@ use std::fmt;
 
 use super::Plan;
 use super::hook::{Hook, HookKind};
-use super::step::{Joined, Namespace, Step, Terminal, TimeOffsets};
+use super::step::{Groups, Joined, Namespace, Step, Terminal, TimeOffsets};
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -88,7 +88,10 @@ impl fmt::Display for Step {
                     .iter()
                     .try_for_each(|(clock, secs, nanos)| write!(f, " {clock} {secs} {nanos}"))
             }
-            Step::BecomeBuilder => write!(f, "become root of the user namespace"),
+            Step::BecomeBuilder(Groups::Kept) => {
+                write!(f, "become root of the user namespace, groups kept")
+            }
+            Step::BecomeBuilder(Groups::Only(_)) => write!(f, "become root of the user namespace"),
             Step::NewCgroupNamespace => write!(f, "new cgroup namespace"),
             Step::NewSessionKeyring => write!(f, "new session keyring"),
             Step::LoopbackUp => write!(f, "loopback up"),
@@ -139,7 +142,10 @@ fn fmt_process(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         }
         Step::Home { uid } => write!(f, "home of {uid}"),
         Step::BoundCapabilities(names) => write!(f, "bounding {}", list(names)),
-        Step::User { uid, gid, groups } => write!(f, "user {uid} group {gid} groups {groups:?}"),
+        Step::User { uid, gid, groups } => match groups {
+            Groups::Only(groups) => write!(f, "user {uid} group {gid} groups {groups:?}"),
+            Groups::Kept => write!(f, "user {uid} group {gid} groups kept"),
+        },
         Step::Umask(mask) => write!(f, "umask {mask:03o}"),
         Step::FindProgram { name, path } => write!(f, "find {name} in {path}"),
         Step::NoNewPrivileges => write!(f, "no new privileges"),

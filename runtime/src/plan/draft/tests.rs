@@ -445,6 +445,28 @@ fn the_hosts_proc_is_opened_before_users_and_mounts_are_joined() {
 }
 
 #[test]
+fn groups_are_kept_where_the_annotation_asks_for_it() {
+    let plan = |value: &str| {
+        let plan = plan(|spec| {
+            spec["annotations"] = json!({"run.oci.keep_original_groups": value});
+            let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.push(json!({"type": "user", "path": "/proc/7/ns/user"}));
+        });
+        lines(&plan.unwrap(), &["leave", "become", "groups"])
+    };
+    expect_test::expect![[r#"
+        become root of the user namespace, groups kept
+        user 33 group 34 groups kept
+        warning: run.oci.keep_original_groups: additionalGids are not in force beside it"#]]
+    .assert_eq(&plan("1"));
+    expect_test::expect![[r#"
+        stage: leave all groups
+        become root of the user namespace
+        user 33 group 34 groups [5]"#]]
+    .assert_eq(&plan("0"));
+}
+
+#[test]
 fn a_mount_in_the_place_of_the_root_bears_no_hooks_of_the_creation() {
     let over = |kind: &'static str| {
         move |spec: &mut Value| {
