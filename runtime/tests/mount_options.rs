@@ -268,10 +268,16 @@ fn binds_and_how_they_propagate() {
         tree.bind("/bind", &["bind"]),
         tree.bind("/rbind", &["rbind"]),
     ];
-    for (name, _) in PROPAGATION {
+    for (name, peers) in PROPAGATION {
+        // The last one counts, and a bind is private by itself.
+        let other = if peers.is_empty() {
+            "rshared"
+        } else {
+            "rprivate"
+        };
         let recursive = format!("r{name}");
-        mounts.push(tree.bind(&format!("/{name}"), &["rbind", name]));
-        mounts.push(tree.bind(&format!("/{recursive}"), &["rbind", &recursive]));
+        mounts.push(tree.bind(&format!("/{name}"), &["rbind", other, name]));
+        mounts.push(tree.bind(&format!("/{recursive}"), &["rbind", other, &recursive]));
     }
     let table = table(&host, mounts);
     let below: Vec<&str> = table
