@@ -51,8 +51,8 @@ const SUPERBLOCK: [(&[&str], &str, &str); 12] = [
     (&["lazytime"], "lazytime", ""),
     (&["lazytime", "nolazytime"], "", "lazytime"),
     (&["mand", "nomand"], "", "mand"),
-    // The kernel has no locks of this kind any more.
-    (&["mand"], "", ""),
+    (&["mand"], "mand", ""),
+    // No kernel shows it.
     (&["iversion"], "", ""),
     (&["noiversion"], "", ""),
     (&["defaults"], "rw", ""),
