@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use longshore_image::{Registries, Store};
 use longshore_network::Network;
-use longshore_runtime::cgroup::{Group, Hierarchy};
+use longshore_runtime::cgroup::Hierarchy;
 use longshore_runtime::container::Container;
 
 use crate::Instance;
@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Removed {
     /// Containers, running or not.
     pub containers: usize,
-    /// Processes that still ran in the instance's cgroups.
+    /// Processes that ran in the tasks' cgroups.
     pub processes: usize,
     /// Network namespaces with their addresses and ports.
     pub networks: usize,
@@ -51,6 +51,9 @@ pub async fn reset(instance: &Instance, cgroup_parent: Option<String>) -> Result
     let mut failures = Vec::new();
     let mut note = |step: Result<()>| failures.extend(step.err().map(|error| format!("{error:#}")));
 
+    let parent = cgroup_parent.clone();
+    let parent = parent.unwrap_or_else(|| instance.cgroup_parent());
+    note(count_processes(&parent, &mut removed));
     note(containers(instance, &mut removed));
     note(cgroups(instance, cgroup_parent, &mut removed));
     note(networks(instance, &mut removed).await);
@@ -82,6 +85,13 @@ fn alone(instance: &Instance) -> Result<Option<Lock>> {
     Lock::take(instance).map(Some)
 }
 
+/// Before anything is killed: afterwards there are none.
+fn count_processes(parent: &str, removed: &mut Removed) -> Result<()> {
+    let tasks = Hierarchy::of_host()?.group(&format!("{parent}/task"))?;
+    removed.processes = tasks.processes()?.len();
+    Ok(())
+}
+
 fn containers(instance: &Instance, removed: &mut Removed) -> Result<()> {
     for run_dir in entries(&instance.run_root().join("containers"))? {
         if let Some(container) = Container::open(&run_dir) {
@@ -107,17 +117,12 @@ fn cgroups(instance: &Instance, parent: Option<String>, removed: &mut Removed) -
     for name in names {
         let group = hierarchy.group(&name)?;
         if group.exists() {
-            empty_and_remove(&group, removed)?;
+            group.kill(PATIENCE)?;
+            group.remove()?;
             removed.cgroups.push(name);
         }
     }
     Ok(())
-}
-
-fn empty_and_remove(group: &Group, removed: &mut Removed) -> Result<()> {
-    removed.processes += group.processes()?.len();
-    group.kill(PATIENCE)?;
-    Ok(group.remove()?)
 }
 
 async fn networks(instance: &Instance, removed: &mut Removed) -> Result<()> {

@@ -55,6 +55,15 @@ pub(crate) struct HostOptions {
 }
 
 impl HostOptions {
+    /// The options of a command line that say these.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let named = |name: &String| ["--insecure-registry".to_owned(), name.clone()];
+        let registries = self.insecure_registries.iter().flat_map(named);
+        let runtime = self.runtime.iter();
+        let runtime = runtime.flat_map(|file| ["--runtime".to_owned(), file.display().to_string()]);
+        registries.chain(runtime).collect()
+    }
+
     /// A configuration of an agent on this host.
     pub(crate) fn config(
         &self,

@@ -36,20 +36,25 @@ pub(crate) struct Control {
     ports: Ports,
 }
 
+const API_PORT: u16 = 4480;
+const RPC_PORT: u16 = 4481;
+const DEFAULT_REGION: &str = "us-east-1";
+const DEFAULT_ACCOUNT: &str = "000000000000";
+
 /// Where the control plane listens.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Ports {
     /// Where the ECS API listens
-    #[arg(long, value_name = "ADDRESS", default_value_t = local(4480))]
+    #[arg(long, value_name = "ADDRESS", default_value_t = local(API_PORT))]
     pub(crate) api: SocketAddr,
     /// Where agents dial
-    #[arg(long, value_name = "ADDRESS", default_value_t = local(4481))]
+    #[arg(long, value_name = "ADDRESS", default_value_t = local(RPC_PORT))]
     pub(crate) rpc: SocketAddr,
     /// Region in ARNs and signatures
-    #[arg(long, default_value = "us-east-1")]
+    #[arg(long, default_value = DEFAULT_REGION)]
     region: String,
     /// Account in ARNs
-    #[arg(long, default_value = "000000000000")]
+    #[arg(long, default_value = DEFAULT_ACCOUNT)]
     account: String,
 }
 
@@ -72,6 +77,18 @@ impl Ports {
             }
         }
         Ok(())
+    }
+
+    /// The options of a command line that name these, where they are not the defaults.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let all = [
+            ("--api", self.api.to_string(), local(API_PORT).to_string()),
+            ("--rpc", self.rpc.to_string(), local(RPC_PORT).to_string()),
+            ("--region", self.region.clone(), DEFAULT_REGION.to_owned()),
+            ("--account", self.account.clone(), DEFAULT_ACCOUNT.to_owned()),
+        ];
+        let changed = all.into_iter().filter(|(_, value, default)| value != default);
+        changed.flat_map(|(option, value, _)| [option.to_owned(), value]).collect()
     }
 
     /// The RPC endpoint as an agent on this host dials it.

@@ -6,13 +6,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use longshore_agent::Instance;
 
+/// The instance where none is named.
+const DEFAULT_INSTANCE: &str = "default";
+
 /// Which instance a verb is about.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Which {
     /// Name of the instance; several can share a machine
     #[arg(
         long,
-        default_value = "default",
+        default_value = DEFAULT_INSTANCE,
         value_name = "NAME",
         env = "LONGSHORE_INSTANCE"
     )]
@@ -44,6 +47,23 @@ impl Place {
             Some(dir) => instance.with_state_root(absolute(dir)?),
             None => instance,
         })
+    }
+}
+
+impl Place {
+    /// The options of a command line that name this place; nothing where it is the default one.
+    pub(crate) fn words(&self) -> Result<Vec<String>> {
+        let mut words = Vec::new();
+        if self.which.instance != DEFAULT_INSTANCE {
+            words.extend(["--instance".to_owned(), self.which.instance.clone()]);
+        }
+        if let Some(dir) = &self.state_dir {
+            words.extend([
+                "--state-dir".to_owned(),
+                absolute(dir)?.display().to_string(),
+            ]);
+        }
+        Ok(words)
     }
 }
 

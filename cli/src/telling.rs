@@ -71,9 +71,34 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// `1 task`, `2 tasks`.
+pub(crate) fn count(number: usize, one: &str, many: &str) -> String {
+    match number {
+        1 => format!("1 {one}"),
+        n => format!("{n} {many}"),
+    }
+}
+
+/// A word of a command line, quoted for sh(1) where it must be.
+pub(crate) fn word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=@%+".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_come_back_from_a_shell_as_they_were() {
+        assert_eq!(word("/srv/a-b_c.d"), "/srv/a-b_c.d");
+        assert_eq!(word("/srv/my state"), "'/srv/my state'");
+        assert_eq!(word("it's"), r"'it'\''s'");
+        assert_eq!(word(""), "''");
+    }
 
     #[test]
     fn an_error_is_one_sentence_and_says_nothing_twice() {

@@ -69,6 +69,21 @@ fn a_process_that_allocates_past_its_limit_is_killed_and_named() {
 
 #[test]
 #[ignore = "needs root"]
+fn an_oom_kill_is_named_although_the_first_process_ends_well() {
+    let street = Street::open();
+    let image = street.registry_image("web:1");
+    let mut dev = street.dev();
+    let mut survivor = container("survivor", &image, "tail -c 1000m /dev/zero; exit 0");
+    survivor["memory"] = json!(16);
+    let stopped = stopped(&mut dev, definition("survivor", &[survivor]));
+    let container = &stopped["containers"][0];
+    assert_eq!(container["exitCode"], 0, "{stopped:#}");
+    let reason = container["reason"].as_str().unwrap_or_default();
+    assert!(reason.starts_with("OutOfMemoryError: "), "{stopped:#}");
+}
+
+#[test]
+#[ignore = "needs root"]
 fn a_kill_that_was_no_oom_is_not_called_one() {
     let street = Street::open();
     let image = street.registry_image("web:1");

@@ -18,6 +18,11 @@ const KILL_AGAIN: Duration = Duration::from_secs(10);
 /// A failed teardown is tried again after this pause, for ever: STOPPED is never guessed.
 const TEARDOWN_AGAIN: Duration = Duration::from_secs(5);
 
+/// The kernel killed a process of the container because it used more memory than its limit.
+const OUT_OF_MEMORY: &str = "OutOfMemoryError: Container killed due to memory usage";
+/// The end was found, not seen.
+const MONITOR_LOST: &str = "exit code unknown: monitor lost";
+
 /// An effect that a state calls for. `turn` tells a repetition from the first time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Due {
@@ -492,12 +497,9 @@ fn reason_of(container: &ContainerRecord) -> Option<String> {
         return Some(failure.to_string());
     }
     let exit = container.exit?;
-    match exit.code {
-        None => Some("exit code unknown: monitor lost".into()),
-        // A child that the kernel killed while the first process went on to end well is no failure of the container.
-        Some(code) if exit.oom_killed && code != 0 => {
-            Some("OutOfMemoryError: Container killed due to memory usage".into())
-        }
-        Some(_) => None,
-    }
+    // As Docker's OOMKilled, on which ECS's agent goes: any process of the container, whatever the first one made of it.
+    let killed = exit.oom_killed.then_some(OUT_OF_MEMORY);
+    let unknown = exit.code.is_none().then_some(MONITOR_LOST);
+    let said: Vec<&str> = killed.into_iter().chain(unknown).collect();
+    (!said.is_empty()).then(|| said.join("; "))
 }

@@ -295,7 +295,7 @@ fn a_program_that_ends_before_the_news_of_its_start_still_has_run() {
 }
 
 #[test]
-fn out_of_memory_is_the_reason_only_when_the_kernel_said_so_and_the_program_failed() {
+fn out_of_memory_is_the_reason_whenever_the_kernel_killed_and_only_then() {
     for (code, oom_killed, reason) in [
         (
             Some(137),
@@ -303,8 +303,20 @@ fn out_of_memory_is_the_reason_only_when_the_kernel_said_so_and_the_program_fail
             Some("OutOfMemoryError: Container killed due to memory usage"),
         ),
         (Some(137), false, None),
-        (Some(0), true, None),
+        (
+            Some(0),
+            true,
+            Some("OutOfMemoryError: Container killed due to memory usage"),
+        ),
+        (Some(0), false, None),
         (None, false, Some("exit code unknown: monitor lost")),
+        (
+            None,
+            true,
+            Some(
+                "OutOfMemoryError: Container killed due to memory usage; exit code unknown: monitor lost",
+            ),
+        ),
     ] {
         let mut play = Play::of(engine());
         play.tell(Event::Run(Box::new(task(1, vec![container("web", true)]))));

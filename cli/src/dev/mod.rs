@@ -64,15 +64,52 @@ impl Dev {
             .host
             .config(instance.clone(), self.ports.endpoint(), parent)?;
         config.policy = policy;
+        let commands = self.commands()?;
         shutdown::run(async move {
             let stopping = shutdown::on_signals()?;
             let plane = control::open(&instance, &self.ports, &instance.control_socket())?;
             let keys = instance.state_root().join("dev.env");
             control::write_keys(&keys, &plane, &self.ports)?;
             config.token = Some(join_token(&plane)?);
-            both(&instance, plane, config, keys, stopping).await
+            let words = Words { commands, keys };
+            both(&instance, plane, config, words, stopping).await
         })
     }
+
+    /// The commands that go on with this instance, as they must be typed.
+    fn commands(&self) -> Result<Commands> {
+        let place = self.place.words()?;
+        let mut again = place.clone();
+        again.extend(self.ports.words());
+        again.extend(self.host.words());
+        if !self.allow.is_empty() {
+            again.extend(["--allow".to_owned(), self.allow.clone()]);
+        }
+        let line = |words: &[String]| {
+            let begin = "longshore dev".to_owned();
+            words.iter().fold(begin, |line, next| line + " " + &telling::word(next))
+        };
+        Ok(Commands {
+            again: line(&again),
+            reset: line(&place) + " --reset",
+        })
+    }
+}
+
+/// What people may type after this instance has been stopped.
+#[derive(Debug)]
+struct Commands {
+    /// Finds its tasks again.
+    again: String,
+    /// Stops them.
+    reset: String,
+}
+
+/// What [`tell`] tells of.
+#[derive(Debug)]
+struct Words {
+    commands: Commands,
+    keys: PathBuf,
 }
 
 /// The two halves, until a signal or until one of them fails. At a signal people are told first: the agent is
@@ -81,7 +118,7 @@ async fn both(
     instance: &Instance,
     plane: ControlPlane,
     config: longshore_agent::Config,
-    keys: PathBuf,
+    words: Words,
     signal: watch::Receiver<bool>,
 ) -> Result<()> {
     let api = plane.api_address();
@@ -89,7 +126,7 @@ async fn both(
     let plane = tokio::spawn(plane.serve(stopping.clone()));
     let agent = tokio::spawn(longshore_agent::run(config, stopping));
     let told = async {
-        let told = tell(instance, api, &keys, signal).await;
+        let told = tell(instance, api, &words, signal).await;
         stop.send_replace(true);
         told
     };
@@ -115,53 +152,43 @@ async fn flat(half: tokio::task::JoinHandle<Result<()>>, name: &str) -> Result<(
 async fn tell(
     instance: &Instance,
     api: SocketAddr,
-    keys: &Path,
+    words: &Words,
     mut signal: watch::Receiver<bool>,
 ) -> Result<()> {
     tokio::select! {
         () = socket::until_joined(instance) => {}
         _ = signal.wait_for(|stop| *stop) => return Ok(()),
     }
-    telling::print(&welcome(api, keys, live_tasks(instance).await))?;
+    telling::print(&welcome(api, &words.keys, live_tasks(instance).await))?;
     // An error would mean that nobody listens for signals any more, which is reason enough to stop.
     let _signal = signal.wait_for(|stop| *stop).await;
-    telling::print(&farewell(instance.name(), live_tasks(instance).await))
+    telling::print(&farewell(&words.commands, live_tasks(instance).await))
 }
 
 fn welcome(api: SocketAddr, keys: &Path, found: usize) -> String {
     let found = match found {
         0 => String::new(),
-        n => format!("Found {} from before, still running.\n", count(n)),
+        n => format!(
+            "Found {} from before, still running.\n",
+            telling::count(n, "task", "tasks")
+        ),
     };
     format!(
         "{found}Ready: the ECS API is at http://{api}. In another shell:\n\n  source {}\n  aws ecs list-clusters\n\n\
          Ctrl-C leaves running tasks alone.\n",
-        keys.display()
+        telling::word(&keys.display().to_string())
     )
 }
 
-fn farewell(instance: &str, left: usize) -> String {
-    let name = match instance {
-        "default" => String::new(),
-        other => format!(" --instance {other}"),
-    };
+fn farewell(commands: &Commands, left: usize) -> String {
+    let Commands { again, reset } = commands;
     match left {
         0 => "\nStopped. No task is running.\n".to_owned(),
         n => format!(
-            "\nStopped. {} on without us; longshore dev{name} finds them again, longshore dev{name} --reset stops \
-             them and clears.\n",
-            match n {
-                1 => "1 task goes".to_owned(),
-                n => format!("{n} tasks go"),
-            }
+            "\nStopped. {} on without us; this finds them again, and the second line stops them and clears:\n\n  \
+             {again}\n  {reset}\n",
+            telling::count(n, "task goes", "tasks go")
         ),
-    }
-}
-
-fn count(tasks: usize) -> String {
-    match tasks {
-        1 => "1 task".to_owned(),
-        n => format!("{n} tasks"),
     }
 }
 
@@ -182,13 +209,46 @@ async fn live_tasks(instance: &Instance) -> usize {
 mod tests {
     use super::*;
 
+    #[derive(clap::Parser)]
+    struct Alone {
+        #[command(flatten)]
+        dev: Dev,
+    }
+
+    fn commands(arguments: &[&str]) -> Commands {
+        let words = ["dev"].iter().chain(arguments);
+        let alone: Alone = clap::Parser::parse_from(words);
+        alone.dev.commands().unwrap()
+    }
+
     #[test]
     fn the_farewell_says_what_goes_on_and_how_to_stop_it() {
-        let text = farewell("two", 3);
-        assert!(
-            text.contains("3 tasks go on") && text.contains("longshore dev --instance two --reset")
+        let text = farewell(&commands(&["--instance", "two"]), 3);
+        assert!(text.contains("3 tasks go on"), "{text}");
+        assert!(text.contains("  longshore dev --instance two --reset\n"), "{text}");
+        assert!(farewell(&commands(&[]), 0).contains("No task"));
+    }
+
+    #[test]
+    fn the_commands_of_the_farewell_have_the_options_that_were_given() {
+        let plain = commands(&["--instance", "default", "--api", "127.0.0.1:4480"]);
+        assert_eq!(plain.again, "longshore dev");
+        assert_eq!(plain.reset, "longshore dev --reset");
+        let given = commands(&[
+            "--state-dir",
+            "/srv/my state",
+            "--rpc",
+            "127.0.0.1:4581",
+            "--insecure-registry",
+            "r:5000",
+            "--allow",
+            "privileged",
+        ]);
+        assert_eq!(
+            given.again,
+            "longshore dev --state-dir '/srv/my state' --rpc 127.0.0.1:4581 --insecure-registry r:5000 --allow privileged"
         );
-        assert!(farewell("default", 0).contains("No task"));
+        assert_eq!(given.reset, "longshore dev --state-dir '/srv/my state' --reset");
     }
 
     #[test]

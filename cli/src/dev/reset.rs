@@ -22,12 +22,13 @@ fn report(instance: &str, removed: &Removed) -> String {
     let mut text = format!("Removed of instance {instance}:\n");
     let mut line = |words: String| text.push_str(&format!("  {words}\n"));
     line(format!(
-        "{} containers, {} processes",
-        removed.containers, removed.processes
+        "{}, {}",
+        telling::count(removed.containers, "container", "containers"),
+        telling::count(removed.processes, "process", "processes")
     ));
     line(format!(
-        "{} networks, its bridge and its packet rules",
-        removed.networks
+        "{}, its bridge and its packet rules",
+        telling::count(removed.networks, "network", "networks")
     ));
     for group in &removed.cgroups {
         line(format!("cgroup {group}"));
@@ -47,12 +48,13 @@ mod tests {
         assert!(report("x", &Removed::default()).contains("Nothing of instance x"));
         let removed = Removed {
             containers: 2,
+            processes: 1,
             folders: vec!["/var/lib/longshore".into()],
             ..Removed::default()
         };
         let text = report("default", &removed);
         assert!(
-            text.contains("2 containers") && text.contains("folder /var/lib/longshore\n"),
+            text.contains("2 containers, 1 process\n") && text.contains("folder /var/lib/longshore\n"),
             "{text}"
         );
     }
