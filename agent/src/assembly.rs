@@ -1,7 +1,7 @@
 //! Puts the agent together: opens the rooms below it, recovers, and lets the driver run.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -19,9 +19,9 @@ use crate::driver::{Driver, Start, Upstream, now};
 use crate::effects::{PullTurns, ThisHost, logs_root};
 use crate::instance::make_private_dir;
 use crate::journal::{Found, Journal};
-use crate::link::{self, Link, LinkConfig, Registration};
+use crate::link::{Link, LinkConfig, Registration};
 use crate::lock::Lock;
-use crate::{Config, cgroups, logs, oci, recover};
+use crate::{Config, Instance, cgroups, effects, join, logs, oci, recover};
 
 /// How often old logs are looked for.
 const LOGS_EXPIRE: Duration = Duration::from_secs(60 * 60);
@@ -50,10 +50,18 @@ impl Upstream for Link {
 /// again. Errors are those that keep an agent from starting at all; each names its step and remedy.
 pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
     config.instance.make_roots()?;
-    let _lock = Lock::take(&config.instance)?;
-    let identity_dir = config.instance.state_root().join("identity");
-    link::check(&config.endpoint, config.token.as_deref(), &identity_dir)
-        .map_err(anyhow::Error::msg)?;
+    let lock = Lock::take(&config.instance)?;
+    let board = Board::default();
+    let sources = Sources {
+        board: board.clone(),
+        instance: config.instance.clone(),
+        tasks_cgroup: effects::tasks_cgroup(&cgroup_parent(&config)),
+    };
+    let (socket, _lock) = match join::first(&config, &sources, lock, shutdown.clone()).await? {
+        Some(joined) => joined,
+        None => return Ok(()),
+    };
+    let identity_dir = join::identity_dir(&config.instance);
     let (journal, mut found) = open_journal(&config)?;
     let host = Arc::new(open_host(&config).await?);
     let capacity = capacity(&config)?;
@@ -66,14 +74,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
         engine.handle(now(), event);
     }
 
-    let board = Board::default();
     board.set_identity(found.identity.unwrap_or_default());
-    let socket = debug::bind(&config.instance.agent_socket())?;
-    let sources = Sources {
-        board: board.clone(),
-        instance: config.instance.clone(),
-        tasks_cgroup: host.tasks_cgroup(),
-    };
     let accepted = found.accepted;
     let (link, from_control) = Link::start(LinkConfig {
         endpoint: config.endpoint,
@@ -107,7 +108,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
         biased;
         why = join_refused(refused, busy) => anyhow::bail!(why),
         link = driver.run(shutdown) => link,
-        () = debug::serve(socket, sources) => anyhow::bail!("serve debug socket: it was closed"),
+        () = debug::serve(&socket, &sources) => anyhow::bail!("serve debug socket: it was closed"),
         () = expire_logs(&config.instance, &board) => anyhow::bail!("expire logs: it ended"),
     };
     link.shutdown().await;
@@ -125,18 +126,23 @@ async fn join_refused(mut refused: watch::Receiver<Option<String>>, busy: bool) 
 
 fn open_journal(config: &Config) -> anyhow::Result<(Journal, Found)> {
     recover::forget_earlier_boot(config.instance.run_root())?;
-    Ok(Journal::open(
-        &config.instance.state_root().join("agent.redb"),
-    )?)
+    Ok(Journal::open(&journal_file(&config.instance))?)
+}
+
+/// Where the journal lies; it is there once an agent of this instance was set up.
+pub(crate) fn journal_file(instance: &Instance) -> PathBuf {
+    instance.state_root().join("agent.redb")
+}
+
+fn cgroup_parent(config: &Config) -> String {
+    let parent = config.cgroup_parent.clone();
+    parent.unwrap_or_else(|| config.instance.cgroup_parent())
 }
 
 async fn open_host(config: &Config) -> anyhow::Result<ThisHost> {
     let instance = &config.instance;
     let hierarchy = Hierarchy::of_host()?;
-    let cgroup_parent = config
-        .cgroup_parent
-        .clone()
-        .unwrap_or_else(|| instance.cgroup_parent());
+    let cgroup_parent = cgroup_parent(config);
     let images = instance.state_root().join("images");
     let registries = config.registries.clone();
     let images = tokio::task::spawn_blocking(move || Store::open(&images, registries)).await??;
@@ -189,7 +195,7 @@ fn host_facts() -> anyhow::Result<oci::Host> {
     })
 }
 
-fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     rustix::system::uname()
         .nodename()
         .to_string_lossy()
@@ -233,7 +239,7 @@ fn registration(config: &Config, capacity: &Capacity, host: &ThisHost) -> Regist
 }
 
 /// Removes old logs at the start and from time to time; never ends.
-async fn expire_logs(instance: &crate::Instance, board: &Board) {
+async fn expire_logs(instance: &Instance, board: &Board) {
     loop {
         let known = board
             .tasks()

@@ -3,10 +3,10 @@
 //! The driver writes whole entries, readers take whole entries; the lock is held for a moment and
 //! never across I/O. Nothing decides by what stands here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use longshore_engine::{TaskId, TaskReport, TaskSpec};
+use longshore_engine::{Status, TaskId, TaskReport, TaskSpec};
 
 use crate::journal::Identity;
 
@@ -29,9 +29,14 @@ pub(crate) enum Contact {
     Lost(String),
 }
 
+/// How many tasks that have ended can still be looked at.
+const ENDED: usize = 100;
+
 #[derive(Debug, Default)]
 struct Content {
     tasks: BTreeMap<TaskId, Arc<Notice>>,
+    /// The newest first. The control plane has their last reports; they are for people only.
+    ended: VecDeque<Arc<Notice>>,
     identity: Identity,
     contact: Contact,
     journal_trouble: Option<String>,
@@ -44,6 +49,13 @@ pub(crate) struct Board(Arc<Mutex<Content>>);
 impl Board {
     pub(crate) fn task(&self, id: &TaskId) -> Option<Arc<Notice>> {
         self.content().tasks.get(id).cloned()
+    }
+
+    /// A task that was taken down as STOPPED, and not too many others ago.
+    pub(crate) fn ended(&self, id: &TaskId) -> Option<Arc<Notice>> {
+        let content = self.content();
+        let mut ended = content.ended.iter();
+        ended.find(|notice| notice.spec.id == *id).cloned()
     }
 
     pub(crate) fn tasks(&self) -> Vec<Arc<Notice>> {
@@ -67,9 +79,15 @@ impl Board {
     pub(crate) fn post(&self, id: &TaskId, notice: Option<Notice>) {
         let mut content = self.content();
         match notice {
-            Some(notice) => content.tasks.insert(id.clone(), Arc::new(notice)),
-            None => content.tasks.remove(id),
-        };
+            Some(notice) => drop(content.tasks.insert(id.clone(), Arc::new(notice))),
+            None => {
+                let last = content.tasks.remove(id);
+                if let Some(last) = last.filter(|last| last.report.status == Status::Stopped) {
+                    content.ended.truncate(ENDED - 1);
+                    content.ended.push_front(last);
+                }
+            }
+        }
     }
 
     pub(crate) fn set_identity(&self, identity: Identity) {

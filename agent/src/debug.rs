@@ -6,8 +6,9 @@
 //! | `/healthz` | 200 `ok`, or 503 and why |
 //! | `/v1/metadata` | cluster, ARN, version, whether the control plane is reached |
 //! | `/v1/tasks` | every task of this host |
-//! | `/v1/tasks?taskarn=ARN-or-id` | one task |
+//! | `/v1/tasks?taskarn=ARN-or-id` | one task, also one of the last hundred that ended since the agent was started |
 //! | `/v1/logs?taskarn=&container=&tail=&since=&follow=` | a container's output as text |
+//! | `/v1/logs?format=jsonl&...` | the same as JSON lines, each with its stream and time |
 //!
 //! Environment values are not shown: they may be secrets.
 
@@ -78,8 +79,8 @@ pub(crate) fn bind(path: &Path) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves until it is dropped.
-pub(crate) async fn serve(listener: UnixListener, sources: Sources) {
+/// Serves until it is dropped; may be called again.
+pub(crate) async fn serve(listener: &UnixListener, sources: &Sources) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
@@ -134,7 +135,7 @@ async fn route(sources: &Sources, request: &Request<Incoming>) -> Result<Answer,
             tasks::answer(sources, query.get("taskarn")).await
         }
         "/v1/logs" => {
-            query.only(&["taskarn", "container", "tail", "since", "follow"])?;
+            query.only(&["taskarn", "container", "tail", "since", "follow", "format"])?;
             follow::answer(sources, &query).await
         }
         path => Err(Refusal(

@@ -92,9 +92,9 @@ impl ThisHost {
         Container::open(&self.run_dir(runtime_id))
     }
 
-    /// The group that holds every task's. Not `tasks`: on v1 every group has a file of that name.
+    /// The group that holds every task's.
     pub(crate) fn tasks_cgroup(&self) -> String {
-        format!("{}/task", self.cgroup_parent)
+        tasks_cgroup(&self.cgroup_parent)
     }
 
     /// The group that holds the monitors, which no task's limits reach.
@@ -115,6 +115,11 @@ impl ThisHost {
         self.hierarchy
             .group(&format!("{task}/{}", target.runtime_id))
     }
+}
+
+/// The group that holds every task's. Not `tasks`: on v1 every group has a file of that name.
+pub(crate) fn tasks_cgroup(parent: &str) -> String {
+    format!("{parent}/task")
 }
 
 /// The directory of all logs below a state root.

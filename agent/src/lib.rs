@@ -16,6 +16,7 @@ mod debug;
 mod driver;
 mod effects;
 mod instance;
+mod join;
 mod journal;
 pub mod link;
 mod lock;

@@ -137,6 +137,15 @@ impl std::fmt::Debug for Wish {
     }
 }
 
+/// Whether this host has an identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It has joined a cluster and needs no token.
+    Joined,
+    /// It has to join first.
+    New,
+}
+
 /// A handle on the link.
 #[derive(Clone, Debug)]
 pub struct Link {
@@ -150,9 +159,22 @@ pub struct Link {
 ///
 /// # Errors
 /// One sentence with step, subject and remedy.
-pub fn check(endpoint: &str, token: Option<&str>, identity_dir: &Path) -> Result<(), String> {
+pub fn check(
+    endpoint: &str,
+    token: Option<&str>,
+    identity_dir: &Path,
+) -> Result<Standing, String> {
     dial::Address::parse(endpoint)?;
     enroll::check(endpoint, token, &identity::Directory::open(identity_dir)?)
+}
+
+/// Tries until this host has an identity; `failed` is told why a try was in vain, each time that the reason changes. May
+/// be dropped at any time, and called again: the key that a token was used with is kept.
+///
+/// # Errors
+/// The control plane refuses the token: one sentence. The key is removed then.
+pub async fn join(config: &LinkConfig, failed: impl Fn(String)) -> Result<(), String> {
+    run::join(config, failed).await
 }
 
 impl Link {

@@ -88,7 +88,21 @@ impl Agent {
         let parent = scope::enter(instance.name())?;
         telling::log("info");
         self.warn_of_readers();
-        place::claim(&instance)?;
+        let claim = place::claim(&instance)?;
+        let ended = self.serve(instance, policy, token, parent);
+        if ended.is_err() {
+            claim.give_up_if_unused();
+        }
+        ended
+    }
+
+    fn serve(
+        self,
+        instance: Instance,
+        policy: HostPolicy,
+        token: Option<String>,
+        parent: scope::Parent,
+    ) -> Result<()> {
         let mut config = self
             .host
             .config(instance.clone(), self.control.clone(), parent)?;

@@ -7,6 +7,9 @@ use crate::place::Which;
 use crate::{ps, socket, telling};
 
 /// Show all that the agent knows of one task, as JSON
+///
+/// A task that has ended can be inspected too, by its whole id: one of the last hundred that ended here since the agent
+/// was started. What became of others: aws ecs describe-tasks.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Inspect {
     #[command(flatten)]
@@ -17,9 +20,26 @@ pub(crate) struct Inspect {
 
 impl Inspect {
     pub(crate) fn run(self) -> Result<()> {
-        let tasks = socket::block_on(ps::tasks(&self.which))?;
-        telling::print(&format!("{:#}\n", find(&tasks, &self.task)?))
+        let task = socket::block_on(self.task())?;
+        telling::print(&format!("{task:#}\n"))
     }
+
+    async fn task(&self) -> Result<Value> {
+        match whole_id(&self.task)? {
+            Some(id) => {
+                let socket = self.which.instance()?.agent_socket();
+                socket::get(&socket, &format!("/v1/tasks?taskarn={id}")).await
+            }
+            None => Ok(find(&ps::tasks(&self.which).await?, &self.task)?.clone()),
+        }
+    }
+}
+
+/// The id, if it is a whole one: tasks that have ended can be asked for by it.
+pub(crate) fn whole_id(wanted: &str) -> Result<Option<&str>> {
+    let id = id(wanted)?;
+    let whole = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    Ok(whole.then_some(id))
 }
 
 /// The id in what a user calls a task: an ARN, an id, or its beginning.
@@ -41,7 +61,8 @@ impl std::fmt::Display for NotHere {
         let wanted = &self.0;
         write!(
             f,
-            "find task {wanted}: no task of this host has that id; longshore ps lists them"
+            "find task {wanted}: no task that is on this host has an id that begins so; longshore ps lists them, and one \
+             that has ended is found by its whole id"
         )
     }
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// Show what a container has written to standard output and error
 ///
-/// Reads the agent's local socket. A task that has ended can be asked too, by its whole id, while its logs
+/// What it wrote to standard error is written to standard error. Reads the agent's local socket. A task that has ended can be asked too, by its whole id, while its logs
 /// are on the host: until a day after its last line. Of each container the newest output is kept, in 5 files of
 /// at most 10 MiB as JSON lines (time and stream with each); when they are full the oldest is dropped.
 #[derive(Debug, clap::Args)]
@@ -92,17 +92,16 @@ impl Logs {
 
     /// A whole id is taken as it is, so that tasks that are gone can be asked for.
     async fn task_id(&self) -> Result<String> {
-        let id = inspect::id(&self.task)?;
-        if id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        if let Some(id) = inspect::whole_id(&self.task)? {
             return Ok(id.to_owned());
         }
         let tasks = ps::tasks(&self.which).await?;
-        let task = inspect::find(&tasks, id)?;
+        let task = inspect::find(&tasks, inspect::id(&self.task)?)?;
         Ok(ps::short(&task["Arn"]).to_owned())
     }
 
     fn path(&self, id: &str) -> String {
-        let mut path = format!("/v1/logs?taskarn={}&follow={}", encoded(id), self.follow);
+        let mut path = format!("/v1/logs?taskarn={}&follow={}&format=jsonl", encoded(id), self.follow);
         if let Some(lines) = self.tail {
             path.push_str(&format!("&tail={lines}"));
         }
@@ -119,19 +118,55 @@ fn is_absent(error: &anyhow::Error) -> bool {
     error.is::<NotHere>() || refused.is_some_and(|refused| refused.status == StatusCode::NOT_FOUND)
 }
 
-/// Copies the answer to standard output as it comes.
+/// Copies the answer's lines as they come, each to the stream that the container wrote it to.
 async fn copy(answer: Response<Incoming>) -> Result<()> {
     let mut body = answer.into_body();
-    let mut out = std::io::stdout().lock();
+    let mut lines = Lines::default();
     while let Some(frame) = body.frame().await {
         let frame =
             frame.map_err(|error| anyhow!("read logs: {error}; the agent may have ended"))?;
         if let Ok(bytes) = frame.into_data() {
-            out.write_all(&bytes)?;
-            out.flush()?;
+            lines.copy(&bytes, &mut std::io::stdout(), &mut std::io::stderr())?;
         }
     }
     Ok(())
+}
+
+/// Lines of the answer, which may come in pieces.
+#[derive(Debug, Default)]
+struct Lines {
+    /// The beginning of a line whose end is still to come.
+    begun: Vec<u8>,
+}
+
+/// One line of `format=jsonl`.
+#[derive(Debug, serde::Deserialize)]
+struct Line {
+    log: String,
+    stream: String,
+}
+
+impl Lines {
+    fn copy(&mut self, piece: &[u8], out: &mut impl Write, err: &mut impl Write) -> Result<()> {
+        self.begun.extend_from_slice(piece);
+        let whole = self.begun.iter().rposition(|byte| *byte == b'\n');
+        let rest = self.begun.split_off(whole.map_or(0, |end| end + 1));
+        let whole = std::mem::replace(&mut self.begun, rest);
+        for line in whole.split_inclusive(|byte| *byte == b'\n') {
+            let line: Line = serde_json::from_slice(line)
+                .context("read logs: the agent's answer is not of this version; restart the agent")?;
+            match line.stream.as_str() {
+                // Where both go to one terminal, they stay in their order.
+                "stderr" => {
+                    out.flush()?;
+                    err.write_all(line.log.as_bytes())?;
+                    err.flush()?;
+                }
+                _ => out.write_all(line.log.as_bytes())?,
+            }
+        }
+        Ok(out.flush()?)
+    }
 }
 
 /// RFC 3986, for a query's value.
@@ -164,8 +199,31 @@ mod tests {
         let path = alone.logs.path("0123");
         assert_eq!(
             path,
-            "/v1/logs?taskarn=0123&follow=true&tail=7&container=a%26b"
+            "/v1/logs?taskarn=0123&follow=true&format=jsonl&tail=7&container=a%26b"
         );
+    }
+
+    #[test]
+    fn each_line_goes_to_the_stream_that_it_came_from() {
+        let text = concat!(
+            r#"{"log":"to out\n","stream":"stdout","time":"t"}"#,
+            "\n",
+            r#"{"log":"to err\n","stream":"stderr","time":"t"}"#,
+            "\n",
+            r#"{"log":"no end","stream":"stdout","time":"t"}"#,
+            "\n",
+        );
+        for size in [1, 7, text.len()] {
+            let (mut out, mut err) = (Vec::new(), Vec::new());
+            let mut lines = Lines::default();
+            for piece in text.as_bytes().chunks(size) {
+                lines.copy(piece, &mut out, &mut err).unwrap();
+            }
+            assert_eq!(out, b"to out\nno end", "in pieces of {size}");
+            assert_eq!(err, b"to err\n", "in pieces of {size}");
+        }
+        let error = Lines::default().copy(b"plain text\n", &mut Vec::new(), &mut Vec::new());
+        assert!(error.unwrap_err().to_string().contains("restart the agent"));
     }
 
     #[test]

@@ -79,11 +79,11 @@ const MARK: &str = "instance";
 ///
 /// A state root that holds anything else is refused: `--state-dir` may be mistyped, and `--reset` removes
 /// what it names.
-pub(crate) fn claim(instance: &Instance) -> Result<()> {
+pub(crate) fn claim(instance: &Instance) -> Result<Claim> {
     let root = instance.state_root();
-    match owner(root)? {
-        Owner::Nobody => {}
-        Owner::Instance(name) if name == instance.name() => {}
+    let claim = match owner(root)? {
+        Owner::Nobody => Claim::New(root.to_owned(), instance.run_root().to_owned()),
+        Owner::Instance(name) if name == instance.name() => Claim::Old,
         Owner::Instance(name) => bail!(
             "use state folder {}: it is instance {name:?}'s",
             root.display()
@@ -94,10 +94,36 @@ pub(crate) fn claim(instance: &Instance) -> Result<()> {
                 root.display()
             )
         }
-    }
+    };
     instance.make_roots()?;
     let mark = root.join(MARK);
-    std::fs::write(&mark, instance.name()).with_context(|| format!("write {}", mark.display()))
+    std::fs::write(&mark, instance.name())
+        .with_context(|| format!("write {}", mark.display()))?;
+    Ok(claim)
+}
+
+/// What [`claim`] did.
+#[derive(Debug)]
+pub(crate) enum Claim {
+    /// The state root was nobody's before; and the run root.
+    New(PathBuf, PathBuf),
+    /// It was this instance's already.
+    Old,
+}
+
+impl Claim {
+    /// Gives the roots up again if they were made now and nothing has come into them: for a start that failed.
+    pub(crate) fn give_up_if_unused(self) {
+        let Claim::New(state, run) = self else {
+            return;
+        };
+        // A folder with something in it is not removed, and need not be.
+        let _run = std::fs::remove_dir(run);
+        let only_the_mark = std::fs::read_dir(&state).is_ok_and(|found| found.count() == 1);
+        if only_the_mark && std::fs::remove_file(state.join(MARK)).is_ok() {
+            let _state = std::fs::remove_dir(state);
+        }
+    }
 }
 
 /// Refuses a state root that is not this instance's to remove.
@@ -198,8 +224,15 @@ mod tests {
                 .with_state_root(root.clone())
                 .with_run_root(dir.path().join("run"))
         };
-        claim(&named("one")).unwrap();
-        claim(&named("one")).unwrap();
+        let first = claim(&named("one")).unwrap();
+        claim(&named("one")).unwrap().give_up_if_unused();
+        assert!(root.exists(), "it was there before");
+        first.give_up_if_unused();
+        assert!(!root.exists() && !dir.path().join("run").exists());
+        let used = claim(&named("one")).unwrap();
+        std::fs::write(root.join("journal"), "tasks").unwrap();
+        used.give_up_if_unused();
+        assert!(root.join("journal").exists());
         need_own(&named("one")).unwrap();
         assert!(
             claim(&named("two"))

@@ -58,6 +58,14 @@ impl Program {
         }
     }
 
+    /// Waits until it has ended with an error; all that it said.
+    pub fn fails(&mut self) -> String {
+        let status = self.child.wait().expect("wait for longshore");
+        let text = self.text();
+        assert!(!status.success(), "longshore ended well:\n{text}");
+        text
+    }
+
     /// All that it has said so far.
     pub fn text(&self) -> String {
         fs::read_to_string(&self.output).expect("read the log file")
@@ -185,12 +193,12 @@ impl Dev {
         serde_json::from_slice(&output.stdout).expect("awscli prints JSON")
     }
 
-    /// What a task has written, by `longshore logs`.
+    /// What a task has written, by `longshore logs`: to standard output, then to standard error.
     pub fn log_of(&self, task: &str) -> String {
         let output = self.longshore(&["logs", task]);
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "longshore logs {task}: {error}");
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        String::from_utf8_lossy(&output.stdout).into_owned() + &error
     }
 
     /// The first process of a task's first container.
@@ -228,8 +236,8 @@ impl Dev {
         )
     }
 
-    /// Ends the program and clears all of the instance.
-    pub fn reset(&mut self) {
+    /// Ends the program and clears all of the instance; what was said of it.
+    pub fn reset(&mut self) -> String {
         self.program.kill();
         let output = self.run_reset();
         assert!(
@@ -238,6 +246,7 @@ impl Dev {
             output.status,
             String::from_utf8_lossy(&output.stderr)
         );
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     fn run_reset(&self) -> Output {

@@ -293,8 +293,12 @@ fn a_join_token_admits_one_host_once() {
     let token = control.token();
     let mut first = AgentHalf::start(&street, 4481, &token);
     first.program.says("Ready");
+    let before = other.census();
     let mut second = AgentHalf::start(&other, 4481, &token);
-    second.program.says("used");
+    let said = second.program.fails();
+    says(&said, &["join https://127.0.0.1:4481", "used"]);
+    other.census().assert_same(&before);
+    assert!(!other.path("agent").exists(), "it left its state folder");
     let instances = control
         .client()
         .call("ListContainerInstances", json!({}))
@@ -307,6 +311,20 @@ fn a_join_token_admits_one_host_once() {
         !second.program.text().contains(&token),
         "the token is in the agent's output"
     );
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_token_that_is_not_needed_is_not_passed_over_in_silence() {
+    let street = Street::open();
+    let control = ControlHalf::start(&street, "plane", 4480, 4481);
+    let token = control.token();
+    let mut first = AgentHalf::start(&street, 4481, &token);
+    first.program.says("Ready");
+    first.program.kill();
+    let mut again = AgentHalf::start(&street, 4481, &token);
+    again.program.says("the join token is not used");
+    assert!(!again.program.text().contains(&token));
 }
 
 #[test]

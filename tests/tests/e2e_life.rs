@@ -47,8 +47,7 @@ fn awscli_drives_a_task_through_its_whole_life() {
         "{page}"
     );
 
-    let log = dev.longshore(&["logs", &task]);
-    let log = String::from_utf8_lossy(&log.stdout).into_owned();
+    let log = dev.log_of(&task);
     assert!(log.contains("200"), "httpd tells each answer: {log}");
 
     dev.ecs_json(&["stop-task", "--task", &task, "--reason", "seen enough"]);
@@ -56,10 +55,33 @@ fn awscli_drives_a_task_through_its_whole_life() {
     assert_eq!(stopped["stopCode"], "UserInitiated");
     assert_eq!(stopped["stoppedReason"], "seen enough");
     assert_eq!(stopped["containers"][0]["exitCode"], 0, "{stopped:#}");
+    // Its record is gone from the agent's journal by then, or soon.
+    longshore_tests::wait_until("the agent has let go of it", || {
+        dev.socket("/v1/tasks")["Tasks"] == json!([])
+    });
+    let inspected = dev.longshore(&["inspect", &task]);
+    let inspected: Value = serde_json::from_slice(&inspected.stdout)
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&inspected.stderr)));
+    assert_eq!(inspected["KnownStatus"], "STOPPED");
+    assert_eq!(inspected["StoppedReason"], "seen enough");
 
     dev.reset();
     drop(dev);
     street.census().assert_same(&before);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_reset_counts_what_ran() {
+    let street = Street::open();
+    let image = street.registry_image("web:1");
+    let mut dev = street.dev();
+    let mut sleeper = container("c", &image, "1000");
+    sleeper["entryPoint"] = json!(["/bin/sleep"]);
+    let task = dev.client().launch(definition("sleeper", &[sleeper]));
+    dev.client().until_running(&task);
+    let said = dev.reset();
+    assert!(said.contains("  1 container, 1 process\n"), "{said}");
 }
 
 #[test]

@@ -132,9 +132,11 @@ fn logs_are_followed_to_the_end_and_cut_to_a_tail() {
     dev.client().until_running(&task);
     let followed = dev.longshore(&["logs", "-f", &task, "chatty"]);
     let text = String::from_utf8_lossy(&followed.stdout).into_owned();
-    assert_eq!(text, "line 1\nline 2\nline 3\nline 4\nline 5\nend\n");
+    assert_eq!(text, "line 1\nline 2\nline 3\nline 4\nline 5\n");
+    assert_eq!(String::from_utf8_lossy(&followed.stderr), "end\n");
     let tail = dev.longshore(&["logs", "--tail", "2", &task, "chatty"]);
-    assert_eq!(String::from_utf8_lossy(&tail.stdout), "line 5\nend\n");
+    assert_eq!(String::from_utf8_lossy(&tail.stdout), "line 5\n");
+    assert_eq!(String::from_utf8_lossy(&tail.stderr), "end\n");
     let several = dev.longshore(&["logs", &task]);
     assert_eq!(several.status.code(), Some(1));
     let error = String::from_utf8_lossy(&several.stderr).into_owned();

@@ -11,6 +11,7 @@ use http::StatusCode;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use longshore_engine::{Status, TaskId};
+use serde_json::json;
 
 use super::query::{Query, task_id};
 use super::{Answer, Refusal, Sources, with_body};
@@ -31,9 +32,10 @@ pub(super) async fn answer(sources: &Sources, query: &Query) -> Result<Answer, R
         .ok_or_else(|| Refusal::bad("say taskarn=ARN or taskarn=ID".to_owned()))?;
     let task = task_id(wanted)?;
     let index = index(sources, &task)?;
-    let (container, runtime_id) = choose(index, query.get("container"))?;
+    let (container, runtime_id) = choose(&task, index, query.get("container"))?;
     let view = View {
         follow: query.flag("follow")?,
+        format: query.get("format").map_or(Ok(Format::Text), format)?,
         tail: query.get("tail").map(tail).transpose()?,
         since: query.get("since").map(since).transpose()?,
         dir: log_dir(&sources.instance, &task, &runtime_id),
@@ -41,11 +43,11 @@ pub(super) async fn answer(sources: &Sources, query: &Query) -> Result<Answer, R
         task,
         container,
     };
-    Ok(with_body(
-        StatusCode::OK,
-        "text/plain; charset=utf-8",
-        view.body(),
-    ))
+    let kind = match view.format {
+        Format::Text => "text/plain; charset=utf-8",
+        Format::JsonLines => "application/jsonl",
+    };
+    Ok(with_body(StatusCode::OK, kind, view.body()))
 }
 
 /// Names and log directories: from the board, else from what lies beside old logs.
@@ -58,26 +60,63 @@ fn index(sources: &Sources, task: &TaskId) -> Result<Index, Refusal> {
     }
     let dir = logs_root(&sources.instance).join(task.as_str());
     read_index(&dir).ok_or_else(|| {
-        let message = format!("task {task} is not on this host and has left no logs here");
+        let message = format!(
+            "read logs of task {task}: it is not on this host and has left no logs here; longshore ps lists the tasks \
+             of this host, and logs are kept until a day after their task's last line"
+        );
         Refusal(StatusCode::NOT_FOUND, message)
     })
 }
 
-fn choose(mut index: Index, wanted: Option<&str>) -> Result<(String, String), Refusal> {
+fn choose(
+    task: &TaskId,
+    mut index: Index,
+    wanted: Option<&str>,
+) -> Result<(String, String), Refusal> {
     let names = index.keys().cloned().collect::<Vec<_>>().join(", ");
     match wanted {
         Some(name) => index.remove_entry(name).ok_or_else(|| {
             Refusal::bad(format!(
-                "the task has no container {name:?}; it has: {names}"
+                "read logs of task {task}: it has no container {name:?}; name one of: {names}"
             ))
         }),
-        None if index.len() == 1 => index
-            .pop_first()
-            .ok_or_else(|| Refusal::bad("the task has no container".to_owned())),
+        None if index.len() == 1 => index.pop_first().ok_or_else(|| {
+            Refusal::bad(format!("read logs of task {task}: it has no container"))
+        }),
         // A status of its own: who asks in other words than a query adds how to say it.
         None => {
             let message = format!("the task has several containers; say which one: {names}");
             Err(Refusal(StatusCode::CONFLICT, message))
+        }
+    }
+}
+
+/// How lines are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    /// As the program wrote them, of both streams.
+    Text,
+    /// With their stream and time.
+    JsonLines,
+}
+
+fn format(text: &str) -> Result<Format, Refusal> {
+    match text {
+        "text" => Ok(Format::Text),
+        "jsonl" => Ok(Format::JsonLines),
+        other => Err(Refusal::bad(format!("format={other:?}: use text or jsonl"))),
+    }
+}
+
+impl Format {
+    fn line(self, line: Line) -> String {
+        match self {
+            Format::Text => line.text,
+            Format::JsonLines => {
+                let time = line.time.to_string();
+                let line = json!({"log": line.text, "stream": line.stream, "time": time});
+                format!("{line}\n")
+            }
         }
     }
 }
@@ -106,6 +145,7 @@ fn since(text: &str) -> Result<jiff::Timestamp, Refusal> {
 #[derive(Debug)]
 struct View {
     follow: bool,
+    format: Format,
     tail: Option<usize>,
     since: Option<jiff::Timestamp>,
     dir: PathBuf,
@@ -180,7 +220,9 @@ impl Flow {
         let mut lines = Lines::new(tail);
         loop {
             match self.reader.next_line() {
-                Ok(Some(line)) if self.is_wanted(&line) => lines.push(line),
+                Ok(Some(line)) if self.is_wanted(&line) => {
+                    lines.push(self.view.format.line(line));
+                }
                 Ok(Some(_)) => {}
                 Ok(None) => break,
                 Err(e) => {
@@ -217,11 +259,11 @@ impl Lines {
         )
     }
 
-    fn push(&mut self, line: Line) {
+    fn push(&mut self, line: String) {
         match self {
-            Lines::All(bytes) => bytes.extend_from_slice(line.text.as_bytes()),
+            Lines::All(bytes) => bytes.extend_from_slice(line.as_bytes()),
             Lines::Last(most, lines) => {
-                lines.push_back(line.text);
+                lines.push_back(line);
                 if lines.len() > *most {
                     lines.pop_front();
                 }
@@ -247,14 +289,19 @@ mod tests {
 
     #[test]
     fn one_container_needs_no_name_and_several_are_asked_about() {
+        let task = crate::sample::id(1);
         let index = |names: &[&str]| -> Index {
             let named = names.iter().map(|n| ((*n).to_owned(), format!("id-{n}")));
             named.collect()
         };
-        let (name, id) = choose(index(&["web"]), None).unwrap();
+        let (name, id) = choose(&task, index(&["web"]), None).unwrap();
         assert_eq!((name.as_str(), id.as_str()), ("web", "id-web"));
-        let Refusal(status, words) = choose(index(&["db", "web"]), None).unwrap_err();
+        let Refusal(status, words) = choose(&task, index(&["db", "web"]), None).unwrap_err();
         assert_eq!(status, StatusCode::CONFLICT);
         assert!(words.ends_with("say which one: db, web"), "{words}");
+        let Refusal(_, words) = choose(&task, index(&["db", "web"]), Some("wbe")).unwrap_err();
+        let subject = format!("read logs of task {task}: it has no container \"wbe\"; ");
+        assert!(words.starts_with(&subject), "{words}");
+        assert!(words.ends_with("name one of: db, web"), "{words}");
     }
 }

@@ -15,8 +15,13 @@ pub(super) async fn answer(sources: &Sources, wanted: Option<&str>) -> Result<An
     let value = match wanted {
         Some(text) => {
             let id = query::task_id(text)?;
-            let notice = sources.board.task(&id).ok_or_else(|| {
-                let message = format!("task {id} is not on this host");
+            let board = &sources.board;
+            let notice = board.task(&id).or_else(|| board.ended(&id));
+            let notice = notice.ok_or_else(|| {
+                let message = format!(
+                    "find task {id}: it is not on this host, nor among the last that ended here since the agent was \
+                     started; /v1/tasks lists those that are here, aws ecs describe-tasks knows the others"
+                );
                 Refusal(StatusCode::NOT_FOUND, message)
             })?;
             let cgroups = sources.tasks_cgroup.clone();

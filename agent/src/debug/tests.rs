@@ -37,7 +37,8 @@ impl Served {
             instance,
         };
         let listener = bind(&sources.instance.agent_socket()).unwrap();
-        let server = tokio::spawn(serve(listener, sources.clone()));
+        let served = sources.clone();
+        let server = tokio::spawn(async move { serve(&listener, &served).await });
         Served {
             dir,
             sources,
@@ -188,6 +189,35 @@ async fn tasks_have_amazon_s_shape_and_show_no_environment() {
 }
 
 #[tokio::test]
+async fn a_task_that_has_ended_is_found_by_its_id_until_enough_others_have() {
+    let served = Served::new();
+    let (first, board) = (sample::id(1), &served.sources.board);
+    served.post(Status::Running);
+    board.post(&first, None);
+    let path = format!("/v1/tasks?taskarn={first}");
+    let (status, body) = served.get(&path).await;
+    assert_eq!(status, 404, "it was taken down without an end: {body}");
+    assert!(body.contains("aws ecs describe-tasks"), "{body}");
+
+    served.post(Status::Stopped);
+    board.post(&first, None);
+    assert_eq!(served.json(&path).await["KnownStatus"], "STOPPED");
+    assert_eq!(served.json("/v1/tasks").await["Tasks"], json!([]));
+    for _ in 0..100 {
+        served.post(Status::Stopped);
+        let last = board.task(&first).unwrap();
+        let mut spec = last.spec.clone();
+        spec.id = sample::id(2);
+        let (other, report) = (spec.id.clone(), last.report.clone());
+        board.post(&other, Some(Notice { spec, report }));
+        board.post(&other, None);
+    }
+    served.post(Status::Running);
+    board.post(&first, None);
+    assert_eq!(served.get(&path).await.0, 404);
+}
+
+#[tokio::test]
 async fn what_is_not_there_or_not_understood_is_told_as_json() {
     let served = Served::new();
     served.post(Status::Running);
@@ -206,7 +236,7 @@ async fn what_is_not_there_or_not_understood_is_told_as_json() {
         (
             format!("/v1/logs?taskarn={known}&container=db"),
             400,
-            "it has: web",
+            "name one of: web",
         ),
         (
             format!("/v1/logs?taskarn={known}&tail=many"),
@@ -257,6 +287,10 @@ async fn logs_are_cut_by_tail_and_since() {
     assert_eq!(logs("&tail=0").await, "");
     assert_eq!(logs("&since=2026-01-01T00:00:01Z").await, "b\nc\n");
     assert_eq!(logs("&since=1767225602").await, "c\n");
+    assert_eq!(
+        logs("&since=1767225602&format=jsonl").await,
+        "{\"log\":\"c\\n\",\"stream\":\"stdout\",\"time\":\"2026-01-01T00:00:02.5Z\"}\n"
+    );
 }
 
 #[tokio::test]

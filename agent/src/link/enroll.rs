@@ -5,7 +5,7 @@ use longshore_proto::v1::{Identity as Issued, JoinRequest, RenewRequest};
 use tokio::time::timeout;
 use tonic::{Code, Response, Status};
 
-use super::LinkConfig;
+use super::{LinkConfig, Standing};
 use super::dial::{Address, PATIENCE, Trust, dial, refusal};
 use super::identity::{Directory, Identity, now, request};
 use super::pin;
@@ -30,10 +30,10 @@ pub(super) fn check(
     endpoint: &str,
     token: Option<&str>,
     directory: &Directory,
-) -> Result<(), String> {
+) -> Result<Standing, String> {
     match directory.load()? {
-        Some(_) => Ok(()),
-        None => pin_of(endpoint, token).map(drop),
+        Some(_) => Ok(Standing::Joined),
+        None => pin_of(endpoint, token).map(|_| Standing::New),
     }
 }
 

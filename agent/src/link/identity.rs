@@ -35,15 +35,27 @@ impl std::fmt::Debug for Identity {
 }
 
 impl Directory {
-    /// Makes the directory where it is missing and closes it to others.
+    /// The directory, closed to others. Where it is missing, the first key makes it: a host that may not join
+    /// is left as it was.
     pub(super) fn open(path: &Path) -> Result<Directory, String> {
-        let opened = DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(0o700)));
-        opened.map_err(|e| format!("open the identity directory {}: {e}", path.display()))?;
-        Ok(Directory(path.to_owned()))
+        match std::fs::set_permissions(path, Permissions::from_mode(0o700)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(format!(
+                "open the identity directory {}: {e}",
+                path.display()
+            )),
+            _ => Ok(Directory(path.to_owned())),
+        }
+    }
+
+    /// Removes it with all that is in it.
+    pub(super) fn remove(&self) -> Result<(), String> {
+        match std::fs::remove_dir_all(&self.0) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(format!(
+                "remove the identity directory {}: {e}",
+                self.0.display()
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// The identity; none before the host has joined.
@@ -68,6 +80,8 @@ impl Directory {
         if let Some(key) = self.read("key.der")? {
             return self.decode(key);
         }
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.0);
+        made.map_err(|e| format!("make the identity directory {}: {e}", self.0.display()))?;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
             .map_err(|e| format!("make the host's key: {e}"))?;
         self.write("key.der", &key.serialize_der())?;
@@ -183,6 +197,7 @@ mod tests {
         let path = root.path().join("identity");
         let directory = Directory::open(&path).unwrap();
         assert!(directory.load().unwrap().is_none());
+        assert!(!path.exists(), "a look makes nothing");
         let key = directory.key().unwrap();
         assert_eq!(
             directory.key().unwrap().serialize_der(),
@@ -192,6 +207,8 @@ mod tests {
         assert_eq!((mode(&path), mode(&path.join("key.der"))), (0o700, 0o600));
         // A crash between key and certificate: not joined, and the key is used again.
         assert!(directory.load().unwrap().is_none());
+        directory.remove().unwrap();
+        assert!(!path.exists());
     }
 
     #[test]

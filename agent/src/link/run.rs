@@ -54,6 +54,30 @@ pub(super) async fn keep_connected(
     }
 }
 
+/// See [`super::join`].
+pub(super) async fn join(config: &LinkConfig, failed: impl Fn(String)) -> Result<(), String> {
+    let address = Address::parse(&config.endpoint)?;
+    let directory = Directory::open(&config.identity_dir)?;
+    let mut backoff = Backoff::default();
+    let mut told = None;
+    loop {
+        let why = match identify(config, &directory, &address).await {
+            Ok(_) => return Ok(()),
+            Err(Failure::Refused(why)) => {
+                directory.remove()?;
+                return Err(why);
+            }
+            Err(Failure::Passing(why)) => why,
+        };
+        if told.as_ref() != Some(&why) {
+            failed(why.clone());
+            told = Some(why);
+        }
+        let bound = backoff.bound(Ended::Broken(Duration::ZERO)).max(SPREAD);
+        tokio::time::sleep(jitter(bound)).await;
+    }
+}
+
 async fn stop(stopped: &mut watch::Receiver<bool>) {
     // An error says that every handle is gone: nobody listens any more.
     stopped.wait_for(|stop| *stop).await.ok();

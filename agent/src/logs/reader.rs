@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 const NAME: &str = "log.jsonl";
 /// A line longer than this is not the monitor's; it is skipped.
@@ -17,14 +17,24 @@ const LONGEST_LINE: u64 = 1 << 20;
 pub(crate) struct Line {
     /// The text with its line end, where it had one.
     pub(crate) text: String,
+    pub(crate) stream: Stream,
     /// When it was read from the pipe.
     pub(crate) time: jiff::Timestamp,
+}
+
+/// Where the program wrote it to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Stream {
+    Stdout,
+    Stderr,
 }
 
 /// A line as it stands in the file.
 #[derive(Debug, Deserialize)]
 struct Written {
     log: String,
+    stream: Stream,
     time: String,
 }
 
@@ -34,6 +44,7 @@ impl TryFrom<Written> for Line {
     fn try_from(written: Written) -> Result<Line, jiff::Error> {
         Ok(Line {
             time: written.time.parse()?,
+            stream: written.stream,
             text: written.log,
         })
     }
@@ -247,7 +258,7 @@ mod tests {
             .append(true)
             .open(&path)
             .unwrap();
-        let (first, rest) = r#"{"log":"whole","time":"2026-01-01T00:00:00Z"}"#.split_at(9);
+        let (first, rest) = r#"{"log":"whole","stream":"stderr","time":"2026-01-01T00:00:00Z"}"#.split_at(9);
         file.write_all(first.as_bytes()).unwrap();
         assert!(all(&mut reader).is_empty());
         writeln!(file, "{rest}").unwrap();
