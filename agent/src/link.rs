@@ -159,11 +159,7 @@ pub struct Link {
 ///
 /// # Errors
 /// One sentence with step, subject and remedy.
-pub fn check(
-    endpoint: &str,
-    token: Option<&str>,
-    identity_dir: &Path,
-) -> Result<Standing, String> {
+pub fn check(endpoint: &str, token: Option<&str>, identity_dir: &Path) -> Result<Standing, String> {
     dial::Address::parse(endpoint)?;
     enroll::check(endpoint, token, &identity::Directory::open(identity_dir)?)
 }

@@ -85,10 +85,18 @@ impl Ports {
             ("--api", self.api.to_string(), local(API_PORT).to_string()),
             ("--rpc", self.rpc.to_string(), local(RPC_PORT).to_string()),
             ("--region", self.region.clone(), DEFAULT_REGION.to_owned()),
-            ("--account", self.account.clone(), DEFAULT_ACCOUNT.to_owned()),
+            (
+                "--account",
+                self.account.clone(),
+                DEFAULT_ACCOUNT.to_owned(),
+            ),
         ];
-        let changed = all.into_iter().filter(|(_, value, default)| value != default);
-        changed.flat_map(|(option, value, _)| [option.to_owned(), value]).collect()
+        let changed = all
+            .into_iter()
+            .filter(|(_, value, default)| value != default);
+        changed
+            .flat_map(|(option, value, _)| [option.to_owned(), value])
+            .collect()
     }
 
     /// The RPC endpoint as an agent on this host dials it.

@@ -101,7 +101,11 @@ impl Logs {
     }
 
     fn path(&self, id: &str) -> String {
-        let mut path = format!("/v1/logs?taskarn={}&follow={}&format=jsonl", encoded(id), self.follow);
+        let mut path = format!(
+            "/v1/logs?taskarn={}&follow={}&format=jsonl",
+            encoded(id),
+            self.follow
+        );
         if let Some(lines) = self.tail {
             path.push_str(&format!("&tail={lines}"));
         }
@@ -153,8 +157,9 @@ impl Lines {
         let rest = self.begun.split_off(whole.map_or(0, |end| end + 1));
         let whole = std::mem::replace(&mut self.begun, rest);
         for line in whole.split_inclusive(|byte| *byte == b'\n') {
-            let line: Line = serde_json::from_slice(line)
-                .context("read logs: the agent's answer is not of this version; restart the agent")?;
+            let line: Line = serde_json::from_slice(line).context(
+                "read logs: the agent's answer is not of this version; restart the agent",
+            )?;
             match line.stream.as_str() {
                 // Where both go to one terminal, they stay in their order.
                 "stderr" => {

@@ -97,8 +97,7 @@ pub(crate) fn claim(instance: &Instance) -> Result<Claim> {
     };
     instance.make_roots()?;
     let mark = root.join(MARK);
-    std::fs::write(&mark, instance.name())
-        .with_context(|| format!("write {}", mark.display()))?;
+    std::fs::write(&mark, instance.name()).with_context(|| format!("write {}", mark.display()))?;
     Ok(claim)
 }
 

@@ -18,8 +18,8 @@ mod quantity;
 mod unsupported;
 
 pub use capability::{Need, compatibilities, needs, required_attributes};
-pub(crate) use check::is_name;
 pub use check::{check, check_tags};
+pub(crate) use check::{check_name, is_name};
 pub use complete::{complete, normalise};
 pub use container::*;
 pub use document::*;

@@ -12,6 +12,7 @@ mod error;
 mod input;
 mod instance;
 mod launch;
+mod mistyped;
 mod operation;
 mod page;
 mod run;

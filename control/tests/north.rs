@@ -310,7 +310,7 @@ async fn bad_calls_have_the_names_and_texts_of_ecs() {
         (
             "RunTask",
             json!({"taskDefinition": 7}),
-            "SerializationException: taskDefinition: invalid type: integer `7`, expected a string",
+            "SerializationException: Invalid value at 'taskDefinition': 7 was given; a string is expected.",
         ),
         (
             "StopTask",
@@ -365,7 +365,7 @@ async fn bad_calls_have_the_names_and_texts_of_ecs() {
         (
             "CreateCluster",
             json!({"clusterName": "a/b"}),
-            "InvalidParameterException: Invalid cluster name. It has 1 to 255 letters, digits, hyphens and underscores.",
+            "InvalidParameterException: Invalid cluster name 'a/b'. Use 1 to 255 letters, digits, hyphens and underscores.",
         ),
         (
             "CreateService",
@@ -385,12 +385,12 @@ async fn bad_calls_have_the_names_and_texts_of_ecs() {
         (
             "RegisterTaskDefinition",
             definition(json!({"cpu": "7"})),
-            "SerializationException: containerDefinitions[0].cpu: invalid type: string \"7\", expected u32",
+            "SerializationException: Invalid value at 'containerDefinitions[0].cpu': '7' was given; an integer between 0 and 4294967295 is expected.",
         ),
         (
             "RegisterTaskDefinition",
             definition(json!({"cpu": -1})),
-            "ClientException: Invalid value at 'containerDefinitions[0].cpu': invalid value: integer `-1`, expected u32",
+            "ClientException: Invalid value at 'containerDefinitions[0].cpu': -1 was given; an integer between 0 and 4294967295 is expected.",
         ),
     ];
     for (operation, body, expected) in cases {
@@ -438,12 +438,22 @@ async fn nobody_gets_in_without_a_signature_that_holds() {
 async fn bodies_that_are_no_json_or_too_large_are_refused() {
     let (_state, plane) = start(json!({})).await;
     let target = "AmazonEC2ContainerServiceV20141113.ListClusters";
-    for body in ["", "{", "[]", "7", "\u{0}"] {
+    for (body, cause) in [
+        ("", "it is empty"),
+        ("{", "it is not JSON (line 1, column 1)"),
+        ("{\n\"a\": }", "it is not JSON (line 2, column 6)"),
+        ("\u{0}", "it is not JSON (line 1, column 1)"),
+        ("[]", "it is a list"),
+        ("7", "it is a number"),
+    ] {
         let (status, answer) = plane.send(plane.signed(target, body)).await;
         assert_eq!(status, 400);
         assert_eq!(
             error(&answer),
-            "SerializationException: The request body is not a JSON object."
+            format!(
+                "SerializationException: Cannot read the request body of ListClusters: {cause}. Send one JSON object, {{}} \
+                 where there is nothing to say."
+            )
         );
     }
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));

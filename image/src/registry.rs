@@ -340,12 +340,26 @@ fn refusal(ask: &Ask<'_>, status: StatusCode, body: &[u8]) -> String {
     match status {
         StatusCode::NOT_FOUND => {
             let code = line.map(|line| line.code).unwrap_or_default();
-            let what = match code.as_str() {
-                "NAME_UNKNOWN" => "no such repository",
-                "BLOB_UNKNOWN" => "the registry lacks a part of the image",
-                _ => "unknown image",
+            let (what, remedy) = match code.as_str() {
+                "NAME_UNKNOWN" => (
+                    "no such repository",
+                    "check the name, or push the image first",
+                ),
+                "BLOB_UNKNOWN" => (
+                    "the registry lacks a part of the image",
+                    "push the image again",
+                ),
+                _ if ask.path.contains("/manifests/sha256:") && !ask.subject.contains('@') => (
+                    "the registry lacks this platform's part of the image",
+                    "push the image again",
+                ),
+                _ if ask.subject.contains('@') => (
+                    "no image of this digest",
+                    "check name and digest: a digest changes with each push; or push that image again",
+                ),
+                _ => ("unknown image", "check name and tag, or push it first"),
             };
-            format!("{what} at registry {registry}{said}; check name and tag, or push it first")
+            format!("{what} at registry {registry}{said}; {remedy}")
         }
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => format!(
             "unauthorized: registry {registry} answered {status}{said}; check the image's name and the credentials"

@@ -246,6 +246,17 @@ async fn an_unknown_image_is_named() {
             registry.authority
         )
     );
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let pinned = format!("{}/no/such@{digest}", registry.authority);
+    let error = house.pull(&pinned).await.unwrap_err();
+    let remedy =
+        "; check name and digest: a digest changes with each push; or push that image again";
+    assert!(
+        error.starts_with(&format!(
+            "fetch manifest {pinned}: no image of this digest at registry"
+        )) && error.ends_with(remedy),
+        "{error}"
+    );
     let error = house.pull("no.such.invalid/a").await.unwrap_err();
     assert!(
         error.contains("registry no.such.invalid cannot be reached"),

@@ -84,7 +84,23 @@ fn images_that_cannot_be_had_are_named() {
     let unreachable = scene.image_fails("unreachable", "127.0.0.1:9/web:1");
     says(&unreachable, &["127.0.0.1:9"]);
     let absent = format!("127.0.0.1:5000/web@sha256:{}", "0".repeat(64));
-    says(&scene.image_fails("absent", &absent), &["sha256:0000"]);
+    let absent = scene.image_fails("absent", &absent);
+    says(&absent, &["sha256:0000", "check the name"]);
+    scene.street.registry_image("web:1");
+    let gone = format!("127.0.0.1:5000/web@sha256:{}", "0".repeat(64));
+    let gone = scene.image_fails("gone", &gone);
+    says(&gone, &["no image of this digest", "check name and digest"]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_is_no_image_reference_registers_as_at_ecs_and_fails_by_name() {
+    let mut scene = Scene::open();
+    for (family, image) in [("upper", "UPPER/::x"), ("digest", "web@sha256:12")] {
+        let reason = scene.image_fails(family, image);
+        let step = format!("resolve {image}: not an image reference: ");
+        says(&reason, &[&step, "write [registry[:port]/]name[:tag]"]);
+    }
 }
 
 #[test]

@@ -72,6 +72,22 @@ fn awscli_drives_a_task_through_its_whole_life() {
 
 #[test]
 #[ignore = "needs root"]
+fn the_readmes_example_runs() {
+    let street = Street::open();
+    let image = street.registry_image("web:1");
+    let mut dev = street.dev();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/web.json");
+    let example = std::fs::read_to_string(file).expect("read the example");
+    let example: Value = serde_json::from_str(&example).expect("the example is JSON");
+    assert_eq!(example["containerDefinitions"][0]["image"], image.as_str());
+    let task = dev.client().launch(example);
+    dev.client().until_running(&task);
+    let page = street.fetch("http://127.0.0.1:18080/");
+    assert!(page.contains("<h1>Served from a task"), "{page}");
+}
+
+#[test]
+#[ignore = "needs root"]
 fn a_reset_counts_what_ran() {
     let street = Street::open();
     let image = street.registry_image("web:1");

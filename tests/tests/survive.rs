@@ -60,8 +60,16 @@ fn ctrl_c_leaves_tasks_alone_and_says_so() {
     let pid = dev.pid_of(&task);
     dev.program.interrupt();
     let said = dev.program.text();
+    assert!(said.contains("1 task goes on"), "{said}");
+    let place = format!(
+        "--instance {} --state-dir {}",
+        street.instance,
+        dev.state.display()
+    );
     assert!(
-        said.contains("1 task goes on") && said.contains("--reset"),
+        said.contains(&format!(
+            "  longshore dev {place}\n  longshore dev {place} --reset\n"
+        )),
         "{said}"
     );
     assert!(alive(pid));

@@ -80,9 +80,9 @@ fn choose(
                 "read logs of task {task}: it has no container {name:?}; name one of: {names}"
             ))
         }),
-        None if index.len() == 1 => index.pop_first().ok_or_else(|| {
-            Refusal::bad(format!("read logs of task {task}: it has no container"))
-        }),
+        None if index.len() == 1 => index
+            .pop_first()
+            .ok_or_else(|| Refusal::bad(format!("read logs of task {task}: it has no container"))),
         // A status of its own: who asks in other words than a query adds how to say it.
         None => {
             let message = format!("the task has several containers; say which one: {names}");

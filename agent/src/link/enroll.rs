@@ -5,10 +5,10 @@ use longshore_proto::v1::{Identity as Issued, JoinRequest, RenewRequest};
 use tokio::time::timeout;
 use tonic::{Code, Response, Status};
 
-use super::{LinkConfig, Standing};
 use super::dial::{Address, PATIENCE, Trust, dial, refusal};
 use super::identity::{Directory, Identity, now, request};
 use super::pin;
+use super::{LinkConfig, Standing};
 
 /// Why a host has no identity that is fit for a session.
 #[derive(Debug, PartialEq, Eq)]

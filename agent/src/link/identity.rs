@@ -80,7 +80,10 @@ impl Directory {
         if let Some(key) = self.read("key.der")? {
             return self.decode(key);
         }
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.0);
+        let made = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.0);
         made.map_err(|e| format!("make the identity directory {}: {e}", self.0.display()))?;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
             .map_err(|e| format!("make the host's key: {e}"))?;

@@ -258,7 +258,8 @@ mod tests {
             .append(true)
             .open(&path)
             .unwrap();
-        let (first, rest) = r#"{"log":"whole","stream":"stderr","time":"2026-01-01T00:00:00Z"}"#.split_at(9);
+        let (first, rest) =
+            r#"{"log":"whole","stream":"stderr","time":"2026-01-01T00:00:00Z"}"#.split_at(9);
         file.write_all(first.as_bytes()).unwrap();
         assert!(all(&mut reader).is_empty());
         writeln!(file, "{rest}").unwrap();

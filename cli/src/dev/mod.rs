@@ -87,7 +87,9 @@ impl Dev {
         }
         let line = |words: &[String]| {
             let begin = "longshore dev".to_owned();
-            words.iter().fold(begin, |line, next| line + " " + &telling::word(next))
+            words
+                .iter()
+                .fold(begin, |line, next| line + " " + &telling::word(next))
         };
         Ok(Commands {
             again: line(&again),
@@ -225,7 +227,10 @@ mod tests {
     fn the_farewell_says_what_goes_on_and_how_to_stop_it() {
         let text = farewell(&commands(&["--instance", "two"]), 3);
         assert!(text.contains("3 tasks go on"), "{text}");
-        assert!(text.contains("  longshore dev --instance two --reset\n"), "{text}");
+        assert!(
+            text.contains("  longshore dev --instance two --reset\n"),
+            "{text}"
+        );
         assert!(farewell(&commands(&[]), 0).contains("No task"));
     }
 
@@ -248,7 +253,10 @@ mod tests {
             given.again,
             "longshore dev --state-dir '/srv/my state' --rpc 127.0.0.1:4581 --insecure-registry r:5000 --allow privileged"
         );
-        assert_eq!(given.reset, "longshore dev --state-dir '/srv/my state' --reset");
+        assert_eq!(
+            given.reset,
+            "longshore dev --state-dir '/srv/my state' --reset"
+        );
     }
 
     #[test]

@@ -54,7 +54,8 @@ mod tests {
         };
         let text = report("default", &removed);
         assert!(
-            text.contains("2 containers, 1 process\n") && text.contains("folder /var/lib/longshore\n"),
+            text.contains("2 containers, 1 process\n")
+                && text.contains("folder /var/lib/longshore\n"),
             "{text}"
         );
     }

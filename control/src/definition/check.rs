@@ -83,10 +83,17 @@ fn check_family(family: &str) -> Result<(), Invalid> {
     if family.is_empty() {
         return Err(Invalid::because("Family should not be null or empty."));
     }
-    if !is_name(family) {
-        return Err(Invalid::because("Family contains invalid characters."));
+    check_name("Family", family)
+}
+
+/// For names of families and containers, which are not empty.
+pub(crate) fn check_name(member: &str, name: &str) -> Result<(), Invalid> {
+    if is_name(name) {
+        return Ok(());
     }
-    Ok(())
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let remedy = "Use 1 to 255 letters, digits, hyphens and underscores.";
+    Err(text::characters(member, name, allowed, remedy))
 }
 
 fn check_containers(document: &Document) -> Result<(), Invalid> {
@@ -104,11 +111,7 @@ fn check_containers(document: &Document) -> Result<(), Invalid> {
                 "Container.name should not be null or empty.",
             ));
         }
-        if !is_name(&container.name) {
-            return Err(Invalid::because(
-                "Container.name contains invalid characters.",
-            ));
-        }
+        check_name("Container.name", &container.name)?;
         if !names.insert(&container.name) {
             return Err(Invalid(format!(
                 "Container.name '{}' is used by more than one container; names must be unique within a task definition.",

@@ -65,9 +65,11 @@ impl Api {
             .as_ref()
             .unwrap_or(&self.default_cluster);
         if !is_name(name) {
-            return Err(Error::parameter(
-                "Invalid cluster name. It has 1 to 255 letters, digits, hyphens and underscores.",
-            ));
+            let name: String = name.chars().take(80).collect();
+            return Err(Error::parameter(format!(
+                "Invalid cluster name '{}'. Use 1 to 255 letters, digits, hyphens and underscores.",
+                name.escape_debug()
+            )));
         }
         check_tags(&create.tags).map_err(|invalid| Error::parameter(invalid.0))?;
         let settings = create.settings.iter().map(|s| Tag {

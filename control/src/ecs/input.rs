@@ -1,25 +1,26 @@
-//! Requests, read with types. What is of the wrong type is refused with the member's path.
+//! Requests, read with types. What is of the wrong type is refused with the member's path, what was given, and what it may be.
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::Error;
+use super::{Error, mistyped};
 use crate::model::Tag;
 
 /// Reads a request. Unknown members are ignored, as AWS ignores them.
 pub(super) fn read<T: DeserializeOwned>(body: &Value) -> Result<T, Error> {
     serde_path_to_error::deserialize(body).map_err(|error| {
-        let path = error.path().to_string();
+        let path = error.path().clone();
         let cause = error.into_inner().to_string();
         // A number out of range or a word that ECS does not know is the caller's mistake about ECS; all
         // else is one about the types.
         let about_ecs = ["invalid value", "unknown variant"];
-        if about_ecs.iter().any(|start| cause.starts_with(start)) {
-            Error::client(format!("Invalid value at '{path}': {cause}"))
-        } else {
-            Error::new("SerializationException", format!("{path}: {cause}"))
-        }
+        let name = match about_ecs.iter().any(|start| cause.starts_with(start)) {
+            true => "ClientException",
+            false => "SerializationException",
+        };
+        let sentence = mistyped::sentence(body, &path, &cause);
+        Error::new(name, format!("Invalid value at '{path}': {sentence}"))
     })
 }
 

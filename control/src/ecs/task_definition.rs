@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::page::Paging;
 use super::{Api, Error, input};
-use crate::definition::{Document, check, check_tags, complete, is_name, normalise};
+use crate::definition::{Document, check, check_name, check_tags, complete, is_name, normalise};
 use crate::model::{self, Definition, Family, Stored, Tag};
 use crate::store::{Compare, Outcome, StoreError};
 
@@ -193,8 +193,10 @@ impl Api {
             other => return Err(bad_word("sort", other)),
         };
         let prefix = match &list.family_prefix {
-            Some(family) if is_name(family) => format!("definition/{family}/"),
-            Some(_) => return Err(Error::client("Family contains invalid characters.")),
+            Some(family) => {
+                check_name("Family", family)?;
+                format!("definition/{family}/")
+            }
             None => "definition/".to_owned(),
         };
         let (mut page, after) = (paging.page()?, paging.after(&prefix)?);

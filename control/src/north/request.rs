@@ -143,14 +143,23 @@ impl Front {
         let target = target.and_then(|target| target.to_str().ok());
         let operation = target.and_then(|target| target.strip_prefix(TARGET));
         let operation = operation.unwrap_or_default();
-        let parsed: Option<Value> = serde_json::from_slice(body).ok();
-        match parsed.filter(Value::is_object) {
-            Some(body) => Ok(self.api.call(operation, body)?),
-            None => Err(Error::new(
-                "SerializationException",
-                "The request body is not a JSON object.",
-            )
-            .into()),
+        match object(body) {
+            Ok(body) => Ok(self.api.call(operation, body)?),
+            Err(cause) => {
+                let subject = match operation {
+                    "" => String::new(),
+                    // Signed, but not known to be an operation.
+                    named => format!(" of {}", named.chars().take(64).collect::<String>()),
+                };
+                Err(Error::new(
+                    "SerializationException",
+                    format!(
+                        "Cannot read the request body{subject}: {cause}. Send one JSON object, {{}} where there is nothing \
+                         to say."
+                    ),
+                )
+                .into())
+            }
         }
     }
 
@@ -171,6 +180,27 @@ impl Front {
         }
         verified?;
         Ok(())
+    }
+}
+
+/// The body as a JSON object, or what it is instead. Nothing of it is quoted: it may hold secrets.
+fn object(body: &[u8]) -> Result<Value, String> {
+    if body.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(members)) => Ok(Value::Object(members)),
+        Ok(other) => Err(match other {
+            Value::Array(_) => "it is a list".to_owned(),
+            Value::String(_) => "it is a string".to_owned(),
+            Value::Number(_) => "it is a number".to_owned(),
+            _ => format!("it is {other}"),
+        }),
+        Err(error) => Err(format!(
+            "it is not JSON (line {}, column {})",
+            error.line(),
+            error.column()
+        )),
     }
 }
 

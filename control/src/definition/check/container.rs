@@ -81,13 +81,18 @@ fn check_image(container: &ContainerDefinition) -> Result<(), Invalid> {
             "Container.image should not be null or empty.",
         ));
     }
-    let printable = |c: char| c.is_ascii_graphic();
-    if image.len() > LONGEST_IMAGE || !image.chars().all(printable) {
-        return Err(Invalid::because(
-            "Container.image contains invalid characters.",
-        ));
+    // As ECS: the characters are looked at, not the form. What is no reference of an image registers, and its tasks
+    // stop with CannotPullContainerError. `[]` is for registries at an IPv6 address.
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_:./#@[]".contains(c);
+    match image.len() <= LONGEST_IMAGE && image.chars().all(allowed) {
+        true => Ok(()),
+        false => {
+            let remedy = format!(
+                "Write [registry[:port]/]name[:tag][@sha256:...] in at most {LONGEST_IMAGE} letters, digits and -_:./#@."
+            );
+            Err(text::characters("Container.image", image, allowed, &remedy))
+        }
     }
-    Ok(())
 }
 
 fn check_memory(document: &Document, container: &ContainerDefinition) -> Result<(), Invalid> {

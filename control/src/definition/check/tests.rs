@@ -97,7 +97,9 @@ fn names_and_lists() {
     );
     refused_container(
         json!({"name": "a b"}),
-        expect!["Container.name contains invalid characters."],
+        expect![
+            "Container.name contains invalid characters: 'a b' has ' '. Use 1 to 255 letters, digits, hyphens and underscores."
+        ],
     );
     refused_container(
         json!({"image": ""}),
@@ -105,7 +107,15 @@ fn names_and_lists() {
     );
     refused_container(
         json!({"image": "a b"}),
-        expect!["Container.image contains invalid characters."],
+        expect![
+            "Container.image contains invalid characters: 'a b' has ' '. Write [registry[:port]/]name[:tag][@sha256:...] in at most 511 letters, digits and -_:./#@."
+        ],
+    );
+    refused_container(
+        json!({"image": "a".repeat(512)}),
+        expect![
+            "Container.image is too long: it has 512 characters. Write [registry[:port]/]name[:tag][@sha256:...] in at most 511 letters, digits and -_:./#@."
+        ],
     );
     refused(
         task(json!([web(json!({})), web(json!({}))])),
@@ -123,7 +133,15 @@ fn names_and_lists() {
     );
     refused(
         parse(json!({"family": "a/b", "containerDefinitions": [web(json!({}))]})),
-        expect!["Family contains invalid characters."],
+        expect![
+            "Family contains invalid characters: 'a/b' has '/'. Use 1 to 255 letters, digits, hyphens and underscores."
+        ],
+    );
+    refused(
+        parse(json!({"family": "f".repeat(256), "containerDefinitions": [web(json!({}))]})),
+        expect![
+            "Family is too long: it has 256 characters. Use 1 to 255 letters, digits, hyphens and underscores."
+        ],
     );
 }
 

@@ -69,6 +69,33 @@ const VERBATIM: [&str; 6] = [
     "logConfiguration.options.",
 ];
 
+/// How much of a text is quoted.
+const LONGEST_QUOTE: usize = 80;
+
+/// ECS's sentence about a text with a character that is not `allowed` (or that is too long), and then which and what to do.
+pub(super) fn characters(
+    member: &str,
+    text: &str,
+    allowed: impl Fn(char) -> bool,
+    remedy: &str,
+) -> Invalid {
+    match text.chars().find(|c| !allowed(*c)) {
+        Some(bad) => {
+            let cut: String = text.chars().take(LONGEST_QUOTE).collect();
+            let more = if cut.len() < text.len() { "..." } else { "" };
+            Invalid(format!(
+                "{member} contains invalid characters: '{}'{more} has '{}'. {remedy}",
+                cut.escape_debug(),
+                bad.escape_debug()
+            ))
+        }
+        None => Invalid(format!(
+            "{member} is too long: it has {} characters. {remedy}",
+            text.chars().count()
+        )),
+    }
+}
+
 pub(super) fn check(container: &ContainerDefinition) -> Result<(), Invalid> {
     let members = serde_json::to_value(container).unwrap_or_default();
     check_characters(container, "", &members)?;
@@ -128,7 +155,10 @@ fn check_text(container: &ContainerDefinition, member: &str, text: &str) -> Resu
         None => Ok(()),
         Some(c) => Err(invalid(
             container,
-            format!("'{member}' has the character '{}'.", c.escape_debug()),
+            format!(
+                "'{member}' has the character '{}', which cannot be handed on; leave it out.",
+                c.escape_debug()
+            ),
         )),
     }
 }
