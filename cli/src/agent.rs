@@ -88,27 +88,21 @@ impl Agent {
         let parent = scope::enter(instance.name())?;
         telling::log("info");
         self.warn_of_readers();
-        let claim = place::claim(&instance)?;
-        let ended = self.serve(instance, policy, token, parent);
-        if ended.is_err() {
-            claim.give_up_if_unused();
-        }
-        ended
-    }
-
-    fn serve(
-        self,
-        instance: Instance,
-        policy: HostPolicy,
-        token: Option<String>,
-        parent: scope::Parent,
-    ) -> Result<()> {
         let mut config = self
             .host
             .config(instance.clone(), self.control.clone(), parent)?;
         config.policy = policy;
         config.token = token;
         config.reserved_memory = self.reserved_memory;
+        let claim = place::claim(&instance)?;
+        let ended = self.serve(instance, config);
+        if ended.is_err() {
+            claim.give_up_if_unused();
+        }
+        ended
+    }
+
+    fn serve(self, instance: Instance, config: Config) -> Result<()> {
         shutdown::run(async move {
             let stopping = shutdown::on_signals()?;
             let daemon = longshore_agent::run(config, stopping.clone());
@@ -156,9 +150,15 @@ fn open_mode(file: &Path) -> Option<u32> {
 
 fn token_of(file: &Path) -> Result<String> {
     let text = std::fs::read_to_string(file);
-    let text = text.with_context(|| format!("read join token from {}", file.display()))?;
+    let text = text.with_context(|| {
+        let file = file.display();
+        format!("read join token from {file} (longshore node token, on the control plane's host, makes one)")
+    })?;
     match text.trim() {
-        "" => bail!("read join token from {}: the file is empty", file.display()),
+        "" => bail!(
+            "read join token from {}: the file is empty; make one with longshore node token on the control plane's host",
+            file.display()
+        ),
         token => Ok(token.to_owned()),
     }
 }

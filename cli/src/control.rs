@@ -109,7 +109,15 @@ impl Control {
     pub(crate) fn run(self) -> Result<()> {
         let (instance, socket) = self.roots()?;
         telling::log("info");
-        place::claim(&instance).map_err(without_root)?;
+        let claim = place::claim(&instance).map_err(without_root)?;
+        let ended = self.serve(instance, socket);
+        if ended.is_err() {
+            claim.give_up_if_unused();
+        }
+        ended
+    }
+
+    fn serve(self, instance: Instance, socket: PathBuf) -> Result<()> {
         shutdown::run(async move {
             let stopping = shutdown::on_signals()?;
             let plane = open(&instance, &self.ports, &socket)?;

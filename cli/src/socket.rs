@@ -95,7 +95,9 @@ fn unreached(socket: &Path, error: &std::io::Error) -> anyhow::Error {
         ErrorKind::PermissionDenied => {
             "only its owner may: run this as root, or as the user that runs longshore control"
         }
-        _ => "is it running, under this --instance?",
+        _ => {
+            "nobody answers there: start longshore (dev, or agent and control), or name the --instance that runs"
+        }
     };
     anyhow!("connect to {}: {error}; {remedy}", socket.display())
 }
@@ -162,7 +164,7 @@ mod tests {
         let denied = std::io::Error::from(ErrorKind::PermissionDenied);
         let text = unreached(Path::new("/run/x.sock"), &denied).to_string();
         assert!(
-            text.contains("as root") && !text.contains("is it running"),
+            text.contains("as root") && !text.contains("nobody answers"),
             "{text}"
         );
     }
@@ -172,7 +174,8 @@ mod tests {
         let error = block_on(get(Path::new("/nonexistent/agent.sock"), "/healthz")).unwrap_err();
         let text = error.to_string();
         assert!(
-            text.contains("connect to /nonexistent/agent.sock: ") && text.contains("is it running")
+            text.contains("connect to /nonexistent/agent.sock: ")
+                && text.contains("nobody answers there: start longshore")
         );
     }
 }

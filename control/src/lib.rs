@@ -76,11 +76,12 @@ impl ControlPlane {
     /// A region, account or cluster name that cannot be one; the store's errors; an address in use.
     pub fn open(config: Config) -> anyhow::Result<ControlPlane> {
         check(&config)?;
+        // First, so that a port that is taken leaves no store behind.
+        let (api, api_address) = listen("the ECS API", config.api_listen)?;
+        let (rpc, rpc_address) = listen("agents", config.rpc_listen)?;
         let store: Arc<dyn Store> = Arc::new(RedbStore::open(&config.state_dir.join("control"))?);
         let access_key = access_key::first(store.as_ref())?;
         make_default_cluster(&config, &store)?;
-        let (api, api_address) = listen("the ECS API", config.api_listen)?;
-        let (rpc, rpc_address) = listen("agents", config.rpc_listen)?;
         if !api_address.ip().is_loopback() {
             tracing::warn!(%api_address, "the ECS API listens beyond loopback without TLS: requests are signed but can be read on the way");
         }

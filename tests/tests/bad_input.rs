@@ -1,6 +1,8 @@
 //! Bad input: each a named error with step, subject and remedy; nothing left behind, nothing else disturbed.
 
-use longshore_tests::{AgentHalf, ControlHalf, Dev, Image, Layer, Street, container, definition};
+use longshore_tests::{
+    AgentHalf, ControlHalf, Dev, Image, Layer, Program, Street, container, definition,
+};
 use serde_json::{Value, json};
 
 /// A street with a dev and a bystander task that must run through everything.
@@ -330,6 +332,34 @@ fn a_join_token_admits_one_host_once() {
         !second.program.text().contains(&token),
         "the token is in the agent's output"
     );
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_dev_that_cannot_begin_leaves_nothing() {
+    let street = Street::open();
+    let taken = std::net::TcpListener::bind("127.0.0.1:4480").expect("take the port");
+    let before = street.census();
+    let state = street.path("state");
+    let begin = |more: &[&str]| {
+        let place = [
+            "dev",
+            "--instance",
+            &street.instance,
+            "--state-dir",
+            &state.display().to_string(),
+        ];
+        let words: Vec<&str> = place.iter().chain(more).copied().collect();
+        let said = Program::start(street.path("dev.log"), &words, &[]).fails();
+        street.census().assert_same(&before);
+        assert!(!state.exists(), "it left its state folder: {said}");
+        said
+    };
+    let said = begin(&["--runtime", "/no/such/runtime"]);
+    says(&said, &["find longshore-runtime", "/no/such/runtime"]);
+    let said = begin(&[]);
+    says(&said, &["127.0.0.1:4480", "another port with --api"]);
+    drop(taken);
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub(super) async fn answer(sources: &Sources, wanted: Option<&str>) -> Result<An
             let notice = notice.ok_or_else(|| {
                 let message = format!(
                     "find task {id}: it is not on this host, nor among the last that ended here since the agent was \
-                     started; /v1/tasks lists those that are here, aws ecs describe-tasks knows the others"
+                     started; longshore ps lists those that are here, aws ecs describe-tasks knows the others"
                 );
                 Refusal(StatusCode::NOT_FOUND, message)
             })?;

@@ -59,12 +59,25 @@ impl Dev {
         let policy = HostPolicy::from_allow(&self.allow)?;
         let parent = scope::enter(instance.name())?;
         telling::log("warn");
-        place::claim(&instance)?;
         let mut config = self
             .host
             .config(instance.clone(), self.ports.endpoint(), parent)?;
         config.policy = policy;
         let commands = self.commands()?;
+        let claim = place::claim(&instance)?;
+        let ended = self.serve(instance, config, commands);
+        if ended.is_err() {
+            claim.give_up_if_unused();
+        }
+        ended
+    }
+
+    fn serve(
+        self,
+        instance: Instance,
+        mut config: longshore_agent::Config,
+        commands: Commands,
+    ) -> Result<()> {
         shutdown::run(async move {
             let stopping = shutdown::on_signals()?;
             let plane = control::open(&instance, &self.ports, &instance.control_socket())?;

@@ -218,7 +218,10 @@ fn check_volumes(document: &Document) -> Result<(), Invalid> {
     let mut names = HashSet::new();
     for volume in &document.volumes {
         if !is_name(&volume.name) {
-            return Err(Invalid(format!("Invalid volume name '{}'.", volume.name)));
+            return Err(Invalid(format!(
+                "Invalid volume name '{}'. Use 1 to 255 letters, digits, hyphens and underscores.",
+                volume.name
+            )));
         }
         if !names.insert(&volume.name) {
             return Err(Invalid(format!(

@@ -32,7 +32,7 @@ fn find<'a>(body: &'a Value, path: &Path) -> Option<&'a Value> {
 
 /// Values of variables may be secrets: of those only the kind is told.
 fn given(path: &Path, found: &Value) -> String {
-    let last = path.iter().last();
+    let last = path.iter().next_back();
     let is_private = matches!(last, Some(Segment::Map { key }) if key == "value");
     match found {
         Value::Array(_) => "a list".to_owned(),

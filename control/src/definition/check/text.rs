@@ -184,7 +184,7 @@ fn check_capabilities(
         Err(invalid(
             container,
             format!(
-                "'linuxParameters.capabilities.{list}': '{name}' is not a valid Linux capability."
+                "'linuxParameters.capabilities.{list}': '{name}' is not a valid Linux capability. Use ALL or a name of capabilities(7) without CAP_, such as NET_ADMIN."
             ),
         ))
     })
