@@ -89,7 +89,9 @@ fn a_slave_is_proven_by_its_device_number() {
     let bundle = Bundle::running(|_| {});
     let exec = |swap: bool| {
         let mut swapped = 0;
-        let mut args = arguments(&bundle, &["--log", "log", "exec", "--tty"]);
+        let log = bundle.path("log");
+        let log = log.to_str().unwrap();
+        let mut args = arguments(&bundle, &["--log", log, "exec", "--tty"]);
         args.push("true".to_owned());
         let status = trace::interfere(PROGRAM, &args, &mut |pid, side| {
             if !swap || side == Side::Exit || number(pid) != libc::SYS_ioctl {
