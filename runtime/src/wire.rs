@@ -4,7 +4,7 @@
 //! little endian, then JSON) whose first bytes carry the descriptors; the answer is one frame. Later, each
 //! connection to `monitor.sock` carries one line of JSON each way. All of it is versioned by `record::VERSION`.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
@@ -198,12 +198,21 @@ pub(crate) fn send_outcome(stream: &mut UnixStream, outcome: &Outcome) -> Result
 }
 
 /// The outcome; the outer error if the monitor died without one, or the stream's time ran out.
-pub(crate) fn receive_outcome(stream: &mut UnixStream) -> Result<Outcome, StepError> {
+/// None if whoever had the request ended before a word of an answer.
+pub(crate) fn receive_outcome(stream: &mut UnixStream) -> Result<Option<Outcome>, StepError> {
     let mut header = [0; 4];
-    stream
-        .read_exact(&mut header)
-        .context("hear from", "monitor")?;
-    receive_body(stream, u32::from_le_bytes(header) as usize)
+    match stream.read_exact(&mut header) {
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset
+            ) =>
+        {
+            return Ok(None);
+        }
+        read => read.context("hear from", "monitor")?,
+    }
+    receive_body(stream, u32::from_le_bytes(header) as usize).map(Some)
 }
 
 fn receive_body<T: DeserializeOwned>(

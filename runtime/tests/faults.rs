@@ -231,6 +231,38 @@ fn the_nursery_dies_and_nobody_notices() {
 
 #[test]
 #[ignore = "needs root"]
+fn the_nursery_dies_with_a_request_in_its_hands() {
+    let host = Host::new();
+    let spec = host.spec(&["/bin/true"], |_| {});
+    host.create(&spec, Root::busybox())
+        .unwrap()
+        .delete()
+        .unwrap();
+    let pids = host.group("monitor").processes().unwrap();
+    let nursery = pids.into_iter().find(|pid| is_own_child(*pid)).unwrap();
+    let nursery = Pid::from_raw(nursery as i32);
+    kill(nursery, Signal::SIGSTOP).unwrap();
+    std::thread::scope(|scope| {
+        let (tell, told) = std::sync::mpsc::channel();
+        let (host, spec) = (&host, &spec);
+        let asking = scope.spawn(move || {
+            tell.send(nix::unistd::gettid()).unwrap();
+            host.create(spec, Root::busybox()).unwrap()
+        });
+        let call = format!("/proc/self/task/{}/syscall", told.recv().unwrap());
+        eventually("it has asked and waits for the answer", || {
+            let number = format!("{} ", libc::SYS_recvfrom);
+            std::fs::read_to_string(&call).is_ok_and(|now| now.starts_with(&number))
+        });
+        kill(nursery, Signal::SIGKILL).unwrap();
+        let container = asking.join().unwrap();
+        container.start().unwrap();
+        assert_eq!(wait(&container).code, 0);
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
 fn the_agent_dies_between_create_and_start() {
     let host = Host::new();
     let mut creator = creator(

@@ -11,6 +11,7 @@ use std::time::Duration;
 use longshore_sys::{MountAttributes, mount_setattr};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use serde_json::{Value, json};
@@ -22,7 +23,7 @@ use crate::error::Context;
 use crate::plan::{HostFacts, Plan};
 use crate::record::{Phase, RunDirectory};
 use crate::state::{self, OCI_VERSION, Status};
-use crate::wire::{self, Errand, Kept, Request};
+use crate::wire::{self, Errand, Kept, Outcome, Request};
 
 /// How long a creation may take, slow disks and busy cgroup hierarchies included.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -164,15 +165,30 @@ impl Runtime {
         self.ask_for_monitor(&request, monitor_cgroup)
     }
 
+    /// Asks a second time if the nursery died with the request in its hands: what has been sent is no proof that it
+    /// lives.
     fn ask_for_monitor(&self, request: &Request, group: &str) -> Result<(), StepError> {
+        let answered = match self.ask_once(request, group)? {
+            None if self.nursery.is_gone() => self.ask_once(request, group)?,
+            answered => answered,
+        };
+        let lost = "it ended without an answer; find out who kills processes of the host";
+        answered.unwrap_or_else(|| Err(StepError::refused("hear from", "monitor", lost)))
+    }
+
+    /// None: whoever had the request is gone.
+    fn ask_once(&self, request: &Request, group: &str) -> Result<Option<Outcome>, StepError> {
         let (mut ours, theirs) = UnixStream::pair().context("make", "socket pair")?;
         ours.set_read_timeout(Some(PATIENCE))
             .context("set", "read timeout")?;
         ours.set_write_timeout(Some(PATIENCE))
             .context("set", "write timeout")?;
         self.nursery.hand(&self.binary, group, theirs)?;
-        wire::send_request(&mut ours, request)?;
-        wire::receive_outcome(&mut ours)?
+        let gone = [Errno::PIPE, Errno::CONNRESET].map(|errno| Some(errno.raw_os_error()));
+        match wire::send_request(&mut ours, request) {
+            Err(error) if gone.contains(&error.errno) => Ok(None),
+            sent => sent.and_then(|()| wire::receive_outcome(&mut ours)),
+        }
     }
 }
 

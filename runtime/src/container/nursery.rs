@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
 use std::sync::{Mutex, PoisonError};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
@@ -48,9 +49,22 @@ impl Nursery {
             .map(drop)
             .context("ask", "nursery of monitors")
     }
+
+    /// Whether the one that was asked last has ended.
+    pub(super) fn is_gone(&self) -> bool {
+        let running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        running.as_ref().is_none_or(Running::is_gone)
+    }
 }
 
 impl Running {
+    /// Its end of the line is closed before what lay there unread is.
+    fn is_gone(&self) -> bool {
+        let mut line = [PollFd::new(&self.line, PollFlags::empty())];
+        let polled = poll(&mut line, Some(&Timespec::default()));
+        polled.is_err() || line[0].revents().contains(PollFlags::HUP)
+    }
+
     fn start(binary: &Binary, group: &str) -> Result<Running, StepError> {
         let (line, theirs) = rustix::net::socketpair(
             AddressFamily::UNIX,
