@@ -23,6 +23,7 @@ pub mod monitor;
 mod network_device;
 mod notify;
 mod pid_file;
+mod pidfd;
 pub mod plan;
 mod record;
 mod resctrl;

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::StepError;
 use crate::error::Context;
 use crate::kernel_text;
+use crate::pidfd;
 
 /// Layout of the files and of the monitor's protocol. Monitors outlive upgrades of the agent.
 pub(crate) const VERSION: u32 = 1;
@@ -303,18 +304,9 @@ impl Process {
 
     /// A pidfd of it; None if it has ended, whoever has its pid now.
     pub(crate) fn open(&self) -> Result<Option<OwnedFd>, StepError> {
-        let Some(pid) = i32::try_from(self.pid)
-            .ok()
-            .and_then(rustix::process::Pid::from_raw)
-        else {
-            return Ok(None);
-        };
-        let pidfd = match rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
-            Err(Errno::SRCH) => return Ok(None),
-            other => other.context("open process", self.pid)?,
-        };
+        let pidfd = pidfd::open(self.pid).context("open process", self.pid)?;
         // Compared after the pidfd was opened: if the process at this pid is the right one now, it was then.
-        Ok((Process::of_pid(self.pid).ok() == Some(*self)).then_some(pidfd))
+        Ok(pidfd.filter(|_| Process::of_pid(self.pid).ok() == Some(*self)))
     }
 }
 

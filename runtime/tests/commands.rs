@@ -448,7 +448,7 @@ fn the_program_s_file_cannot_be_written_by_who_holds_it() {
     let cli = Cli::new();
     // A copy that no other test executes: a file that runs cannot be written to, sealed or not.
     let program = cli.directory.path().join("program");
-    std::fs::copy(env!("CARGO_BIN_EXE_longshore-runtime"), &program).unwrap();
+    support::program::install(env!("CARGO_BIN_EXE_longshore-runtime"), &program);
     let bundle = cli.bundle("c", &["sleep", "1000"]);
     let mut command = std::process::Command::new(&program);
     command.arg("--root").arg(cli.root());

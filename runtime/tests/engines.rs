@@ -32,7 +32,7 @@ fn busybox(host: &Host) -> PathBuf {
     for folder in ["bin", "dev", "etc", "proc", "sys", "tmp", "run", "var"] {
         std::fs::create_dir_all(root.join(folder)).unwrap();
     }
-    std::fs::copy("/bin/busybox", root.join("bin/busybox")).expect("Debian's busybox-static");
+    support::program::install("/bin/busybox", root.join("bin/busybox"));
     for applet in ["sh", "echo", "sleep", "cat", "id"] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
     }

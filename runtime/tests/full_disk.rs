@@ -43,7 +43,7 @@ fn a_root_where_no_directory_can_be_made_is_refused_in_words() {
     let rootfs = bundle.path().join("full");
     let disk = Disk::mount(&rootfs, "nr_inodes=20");
     std::fs::create_dir(rootfs.join("bin")).unwrap();
-    std::fs::copy("/bin/busybox", rootfs.join("bin/true")).unwrap();
+    support::program::install("/bin/busybox", rootfs.join("bin/true"));
     disk.fill();
     bundle.configure(&["/bin/true"], |spec| spec["root"]["path"] = "full".into());
     for command in ["create", "run"] {

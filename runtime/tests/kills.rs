@@ -37,7 +37,7 @@ impl Place {
         };
         let bin = place.path("rootfs/bin");
         std::fs::create_dir_all(&bin).unwrap();
-        std::fs::copy(BUSYBOX, bin.join("busybox")).unwrap();
+        support::program::install(BUSYBOX, bin.join("busybox"));
         for applet in APPLETS {
             std::os::unix::fs::symlink("busybox", bin.join(applet)).unwrap();
         }

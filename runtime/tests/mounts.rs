@@ -324,7 +324,7 @@ fn a_mount_may_take_the_place_of_the_root() {
     let host = Host::new();
     let other = host.directory.path().join("other");
     std::fs::create_dir_all(other.join("bin")).unwrap();
-    std::fs::copy("/bin/busybox", other.join("bin/busybox")).unwrap();
+    support::program::install("/bin/busybox", other.join("bin/busybox"));
     let spec = host.spec(
         &[
             "/bin/busybox",
@@ -356,7 +356,7 @@ fn without_a_cgroup_namespace_only_the_container_s_own_groups_are_seen() {
     };
     // A group of the host's that must not be seen, and no directory stands above the container's own but what it is in.
     let script = format!(
-        "cat /proc/self/mountinfo; cd /sys/fs/cgroup; ls; echo procs; cat {within}/cgroup.procs; echo below; \
+        "cat /proc/self/mountinfo; cd /sys/fs/cgroup; ls; echo =procs; cat {within}/cgroup.procs; echo =below; \
         for at in {within}/*/; do test -d $at && echo $at; done; touch {within}/x; \
         /bin/mkdir {within}/below && echo made"
     );
@@ -383,10 +383,10 @@ fn without_a_cgroup_namespace_only_the_container_s_own_groups_are_seen() {
         !read_only.contains("made") && read_only.contains("Read-only"),
         "{read_only}"
     );
-    let (files, rest) = read_only.split_once("procs\n").unwrap();
+    let (files, rest) = read_only.split_once("=procs\n").unwrap();
     assert!(files.lines().any(|line| line == wanted), "{read_only}");
     // Who is in the host's root group has no number here.
-    let (members, below) = rest.split_once("below\n").unwrap();
+    let (members, below) = rest.split_once("=below\n").unwrap();
     let members: Vec<&str> = members.lines().collect();
     assert!(
         members.contains(&"1") && !members.contains(&"0"),

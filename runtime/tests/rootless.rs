@@ -28,7 +28,7 @@ impl Home {
         };
         let bin = home.path("bundle/rootfs/bin");
         std::fs::create_dir_all(&bin).unwrap();
-        std::fs::copy(BUSYBOX, bin.join("busybox")).unwrap();
+        support::program::install(BUSYBOX, bin.join("busybox"));
         for applet in APPLETS {
             std::os::unix::fs::symlink("busybox", bin.join(applet)).unwrap();
         }

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::Signal;
 
 use super::directory::{Directory, failed, refused, value_of};
 use super::{Group, MISSING_PROCESS};
-use crate::StepError;
+use crate::{StepError, pidfd};
 
 const STEP: &str = "kill cgroup";
 
@@ -117,7 +117,8 @@ fn signal_all(group: &Group) -> Result<Vec<OwnedFd>, StepError> {
     for batch in pids.chunks(BATCH) {
         let opened: Vec<_> = batch
             .iter()
-            .filter_map(|pid| Some((pid, open(*pid)?)))
+            // Whatever fails here shows in the next round, which finds it in the group still.
+            .filter_map(|pid| Some((pid, pidfd::open(*pid).ok()??)))
             .collect();
         // A pid may have been reused between the list and the pidfd. One that is listed after its pidfd was
         // opened either is the process of that pidfd, or that one is dead and the signal harms nobody.
@@ -137,12 +138,6 @@ fn signal_all(group: &Group) -> Result<Vec<OwnedFd>, StepError> {
         }
     }
     Ok(waiting)
-}
-
-fn open(pid: u32) -> Option<OwnedFd> {
-    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
-    // ESRCH: it has ended. Anything else shows in the next round, which finds it in the group still.
-    rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()
 }
 
 fn refused_signal(group: &Group, pid: u32, errno: Errno) -> StepError {

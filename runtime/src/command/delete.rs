@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Signal, pidfd_send_signal};
 
 use super::Command;
 use super::container::{self, PATIENCE};
@@ -17,6 +17,7 @@ use crate::StepError;
 use crate::cgroup::{ContainerGroup, Driver, Location, Surroundings};
 use crate::error::Context;
 use crate::hooks;
+use crate::pidfd;
 use crate::resctrl;
 use crate::state::{Lock, Record, StateDirectory, Status};
 
@@ -222,11 +223,8 @@ fn end_first_process(record: &Record) -> Result<(), StepError> {
 /// The holder of the lock is looked at again once there is a pidfd: still the holder, so the pidfd is its own and not a
 /// later process's.
 fn kill_holder(number: u32, directory: &StateDirectory) -> Result<(), StepError> {
-    let pid = i32::try_from(number).ok().and_then(Pid::from_raw);
-    let Some(pid) = pid else { return Ok(()) };
-    let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
-        Err(Errno::SRCH) => return Ok(()),
-        other => other.context("kill process", number)?,
+    let Some(pidfd) = pidfd::open(number).context("kill process", number)? else {
+        return Ok(());
     };
     if directory.locked_by()? != Some(number) {
         return Ok(());

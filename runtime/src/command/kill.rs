@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use longshore_sys::pidfd_send_signal;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::Command;
 use super::container::{Container, PATIENCE};
@@ -13,6 +12,8 @@ use super::global::Globals;
 use super::options::{Arguments, Given, Opt};
 use crate::StepError;
 use crate::cgroup::{ContainerGroup, Freeze, Group};
+use crate::error::Context;
+use crate::pidfd;
 use crate::state::Status;
 
 pub(super) const COMMAND: Command = Command {
@@ -93,10 +94,12 @@ fn signal_all(group: &ContainerGroup, signal: i32) -> Result<(), StepError> {
         return Ok(());
     };
     for batch in group.processes()?.chunks(BATCH) {
-        let opened: Vec<(u32, OwnedFd)> = batch
-            .iter()
-            .filter_map(|number| Some((*number, open(*number)?)))
-            .collect();
+        let open = |number: &u32| {
+            let pidfd = pidfd::open(*number).context("signal process", number);
+            pidfd.map(|pidfd| Some((*number, pidfd?))).transpose()
+        };
+        let opened: Vec<(u32, OwnedFd)> =
+            batch.iter().filter_map(open).collect::<Result<_, _>>()?;
         // Whoever is in the group still, now that there is a pidfd, is who was opened, and no later process of its pid.
         let still = group.processes()?;
         for (number, pidfd) in opened {
@@ -111,12 +114,6 @@ fn signal_all(group: &ContainerGroup, signal: i32) -> Result<(), StepError> {
         }
     }
     Ok(())
-}
-
-/// None: it has ended, or it is a thread that is no process of its own.
-fn open(number: u32) -> Option<OwnedFd> {
-    let pid = Pid::from_raw(i32::try_from(number).ok()?)?;
-    pidfd_open(pid, PidfdFlags::empty()).ok()
 }
 
 /// signal(7), with or without `SIG`, in any case, or a number.

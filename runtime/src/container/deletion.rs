@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::StepError;
 use crate::cgroup::{Group, Hierarchy};
 use crate::error::Context;
+use crate::pidfd;
 use crate::record::RunDirectory;
 
 /// How long killed processes may take to be gone; one in uninterruptible sleep takes as long as its disk.
@@ -92,13 +93,11 @@ fn monitor(run: &RunDirectory) -> Result<Option<OwnedFd>, StepError> {
     let Some(number) = run.monitor()? else {
         return Ok(None);
     };
-    let pid = i32::try_from(number).ok().and_then(Pid::from_raw);
-    let Some(pid) = pid else { return Ok(None) };
-    let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
-        Err(Errno::SRCH) => return Ok(None),
-        other => other.context("open monitor", number)?,
-    };
-    Ok((run.monitor()? == Some(number)).then_some(pidfd))
+    let pidfd = pidfd::open(number).context("open monitor", number)?;
+    Ok(match run.monitor()? == Some(number) {
+        true => pidfd,
+        false => None,
+    })
 }
 
 fn ended(pidfd: &OwnedFd, patience: Duration) -> Result<bool, Errno> {

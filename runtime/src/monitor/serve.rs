@@ -308,7 +308,11 @@ impl Service {
             ..self.state.clone()
         });
         let told = recorded.and_then(|()| match &self.talk {
-            Some(talk) => talk.send(&ToInit::Start).context("start", &self.state.id),
+            Some(talk) => match talk.send(&ToInit::Start) {
+                // It was killed meanwhile, which is heard as an end of file next.
+                Err(Errno::PIPE) => Ok(()),
+                sent => sent.context("start", &self.state.id),
+            },
             None => Err(self.gone("it has ended")),
         });
         match told {

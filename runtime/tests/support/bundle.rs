@@ -32,7 +32,7 @@ impl Bundle {
         for directory in ["bin", "etc", "tmp", "proc", "sys", "dev"] {
             std::fs::create_dir_all(bundle.rootfs().join(directory)).unwrap();
         }
-        std::fs::copy(BUSYBOX, bundle.rootfs().join("bin/busybox")).unwrap();
+        super::program::install(BUSYBOX, bundle.rootfs().join("bin/busybox"));
         for applet in APPLETS {
             let link = bundle.rootfs().join("bin").join(applet);
             std::os::unix::fs::symlink("busybox", link).unwrap();

@@ -34,7 +34,7 @@ impl Bundle {
         for name in ["bin", "etc", "tmp", "proc", "dev", "sys"] {
             std::fs::create_dir_all(bundle.image(name)).unwrap();
         }
-        std::fs::copy(BUSYBOX, bundle.image("bin/busybox")).unwrap();
+        super::program::install(BUSYBOX, bundle.image("bin/busybox"));
         for applet in APPLETS.iter().chain(&["stty", "cut", "nc", "tr", "sed"]) {
             std::os::unix::fs::symlink("busybox", bundle.image("bin").join(applet)).unwrap();
         }

@@ -70,7 +70,7 @@ impl Cli {
             for name in ["etc", "tmp", "proc", "dev", "sys"] {
                 std::fs::create_dir(bundle.join("rootfs").join(name)).unwrap();
             }
-            std::fs::copy(BUSYBOX, bin.join("busybox")).unwrap();
+            super::program::install(BUSYBOX, bin.join("busybox"));
             for applet in APPLETS {
                 std::os::unix::fs::symlink("busybox", bin.join(applet)).unwrap();
             }

@@ -9,6 +9,7 @@ pub(crate) mod bundle;
 pub(crate) mod cli;
 pub(crate) mod commands;
 pub(crate) mod driver;
+pub(crate) mod program;
 pub(crate) mod skip;
 
 use std::fs::File;
@@ -259,7 +260,7 @@ impl Root {
         for directory in ["bin", "etc", "tmp"] {
             std::fs::create_dir(root.path(directory)).unwrap();
         }
-        std::fs::copy(BUSYBOX, root.path("bin/busybox")).unwrap();
+        program::install(BUSYBOX, root.path("bin/busybox"));
         for applet in APPLETS {
             std::os::unix::fs::symlink("busybox", root.path("bin").join(applet)).unwrap();
         }

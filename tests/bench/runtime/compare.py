@@ -211,6 +211,10 @@ def show(title, times, base="longshore", better="least"):
         print(f"  {name:<22}{median[name]:>9.2f}{extreme(times[name]):>9.2f}{ratio:>16}")
 
 
+def parent(pid):
+    return int(pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def unshared(pid):
     text = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
     kib = dict(re.findall(r"^(\w+):\s+(\d+) kB", text, re.M))
@@ -221,7 +225,8 @@ def show_idle(side, bench, count):
     side.ask(f"idle {count}")
     group = next(path for path in map(pathlib.Path, bench.groups) if path.parent.name in ("pids", "cgroup"))
     monitors = (group / side.name / "monitors/cgroup.procs").read_text().split()
-    figures = [unshared(pid) for pid in monitors]
+    # The nursery is among them: the one whose parent is the agent's side itself.
+    figures = [unshared(pid) for pid in monitors if parent(pid) != side.process.pid]
     print(f"\nmonitors of {len(figures)} idle containers, KiB")
     for name, column in zip(("unshared (USS)", "resident (RSS)", "shared out (PSS)"), zip(*figures)):
         print(f"  {name:<22}median {statistics.median(column):>7.0f}   max {max(column):>7.0f}")
