@@ -147,11 +147,13 @@ impl Directory {
         })
     }
 
-    /// A control file's text; None if the kernel offers no such file here.
+    /// A control file's text; None if the kernel offers no such file here, or no more: systemd removes a scope as soon as
+    /// its last process has ended.
     pub(super) fn read(&self, file: &str) -> Result<Option<String>, StepError> {
         match read(&self.fd, file) {
             Ok(text) => Ok(Some(text)),
-            Err(Errno::NOENT) => Ok(None),
+            // ENODEV: it was removed between open and read.
+            Err(Errno::NOENT | Errno::NODEV) => Ok(None),
             Err(errno) => Err(failed("read", &self.path.join(file), errno, "")),
         }
     }
