@@ -34,6 +34,8 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
+use longshore_sys::{ChildrenEnd, on_end_of_children};
+
 use crate::StepError;
 
 use global::Globals;
@@ -84,6 +86,8 @@ const FAILURE: u8 = 1;
 
 /// Runs the program: `arguments` without its own name.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    // A caller that ignores SIGCHLD bequeaths that, and the kernel would forget our children before they are waited for.
+    on_end_of_children(ChildrenEnd::AwaitWait);
     let mut arguments = arguments.peekable();
     let globals = match Given::global(&global::OPTIONS, &mut arguments) {
         Ok(given) if given.wants_help() => return print(&help()),

@@ -18,6 +18,7 @@ pub(crate) fn send(
     socket: impl AsFd,
     bytes: &[u8],
     descriptors: &[BorrowedFd<'_>],
+    flags: SendFlags,
 ) -> Result<usize, Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -25,9 +26,8 @@ pub(crate) fn send(
         return Err(Errno::TOOMANYREFS);
     }
     let bytes = [IoSlice::new(bytes)];
-    rustix::io::retry_on_intr(|| {
-        rustix::net::sendmsg(&socket, &bytes, &mut control, SendFlags::NOSIGNAL)
-    })
+    let flags = flags | SendFlags::NOSIGNAL;
+    rustix::io::retry_on_intr(|| rustix::net::sendmsg(&socket, &bytes, &mut control, flags))
 }
 
 /// Receives bytes and what came with them; 0 bytes at end of file. Descriptors are close-on-exec.

@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, SendFlags};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::plan::Plan;
@@ -133,7 +133,13 @@ pub(crate) fn send_request(stream: &mut UnixStream, request: &Request) -> Result
         .filter(|length| *length as usize <= FRAME_MAX)
         .ok_or_else(|| StepError::refused(STEP, SUBJECT, "it is too large"))?;
     // Four bytes into an empty socket are taken whole.
-    rights::send(&*stream, &length.to_le_bytes(), &descriptors).context(STEP, SUBJECT)?;
+    rights::send(
+        &*stream,
+        &length.to_le_bytes(),
+        &descriptors,
+        SendFlags::empty(),
+    )
+    .context(STEP, SUBJECT)?;
     stream.write_all(&body).context(STEP, SUBJECT)
 }
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// For `#[global_allocator]`; `SIZE` is in bytes. Untouched pages of it cost nothing.
 #[derive(Debug)]
-#[repr(align(4096))]
+#[repr(C, align(4096))] // The space comes first, on a page.
 pub struct Arena<const SIZE: usize> {
     space: UnsafeCell<MaybeUninit<[u8; SIZE]>>,
     /// Bytes from the front that are handed out.

@@ -44,7 +44,8 @@ pub(super) async fn run(host: Arc<ThisHost>, target: Target) -> Event {
                     tokio::time::sleep(FALSE_ALARM).await;
                 }
                 alarms += 1;
-                kept = wait_for_alarm(container).await;
+                // What could not be had anew for the moment is still good.
+                kept = wait_for_alarm(container).await.or(kept);
             }
             Ok(Look::Lost(container)) => {
                 let replaced = match (container, kept.take()) {

@@ -112,15 +112,18 @@ impl Drop for Still<'_> {
 }
 
 fn state_v1(freezer: &Directory) -> Result<Freeze, StepError> {
-    let is = |file: &str, value: &str| -> Result<bool, StepError> {
-        Ok(freezer.read(file)?.is_some_and(|text| text.trim() == value))
+    // None: the group was removed after its directory was opened.
+    let Some(state) = freezer.read("freezer.state")? else {
+        return Ok(Freeze::Thawed);
     };
-    if is("freezer.state", "THAWED")? || is("freezer.self_freezing", "0")? {
+    let ordered = freezer.read("freezer.self_freezing")?;
+    if state.trim() == "THAWED" || ordered.is_none_or(|text| text.trim() == "0") {
         return Ok(Freeze::Thawed);
     }
-    match is("freezer.state", "FROZEN")? {
-        true => Ok(Freeze::Frozen),
-        false => Ok(Freeze::Freezing),
+    match freezer.read("freezer.state")?.as_deref().map(str::trim) {
+        Some("FROZEN") => Ok(Freeze::Frozen),
+        Some(_) => Ok(Freeze::Freezing),
+        None => Ok(Freeze::Thawed),
     }
 }
 

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_sys::{MountAttributes, mount_setattr};
@@ -16,7 +17,7 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 
 use serde_json::{Value, json};
 
-use super::nursery::Nursery;
+use super::nursery::{Nursery, Running};
 use super::{Container, Launch, State};
 use crate::StepError;
 use crate::error::Context;
@@ -169,25 +170,38 @@ impl Runtime {
     /// lives.
     fn ask_for_monitor(&self, request: &Request, group: &str) -> Result<(), StepError> {
         let answered = match self.ask_once(request, group)? {
-            None if self.nursery.is_gone() => self.ask_once(request, group)?,
-            answered => answered,
+            (None, asked) if asked.ends() => self.ask_once(request, group)?.0,
+            (answered, _) => answered,
         };
         let lost = "it ended without an answer; find out who kills processes of the host";
         answered.unwrap_or_else(|| Err(StepError::refused("hear from", "monitor", lost)))
     }
 
-    /// None: whoever had the request is gone.
-    fn ask_once(&self, request: &Request, group: &str) -> Result<Option<Outcome>, StepError> {
+    /// None: whoever had the request is gone. With the nursery that was asked.
+    fn ask_once(
+        &self,
+        request: &Request,
+        group: &str,
+    ) -> Result<(Option<Outcome>, Arc<Running>), StepError> {
         let (mut ours, theirs) = UnixStream::pair().context("make", "socket pair")?;
         ours.set_read_timeout(Some(PATIENCE))
             .context("set", "read timeout")?;
         ours.set_write_timeout(Some(PATIENCE))
             .context("set", "write timeout")?;
-        self.nursery.hand(&self.binary, group, theirs)?;
+        let asked = self.nursery.hand(&self.binary, group, &theirs)?;
+        // The nursery's, or its monitor's, is the only one now: its end is theirs.
+        drop(theirs);
         let gone = [Errno::PIPE, Errno::CONNRESET].map(|errno| Some(errno.raw_os_error()));
-        match wire::send_request(&mut ours, request) {
+        let answered = match wire::send_request(&mut ours, request) {
             Err(error) if gone.contains(&error.errno) => Ok(None),
             sent => sent.and_then(|()| wire::receive_outcome(&mut ours)),
+        };
+        match answered {
+            Ok(answered) => Ok((answered, asked)),
+            Err(error) => {
+                self.nursery.leave(&asked);
+                Err(error)
+            }
         }
     }
 }

@@ -133,6 +133,12 @@ impl Client {
             return;
         };
         line.push(b'\n');
-        rights::send(&self.stream, &line, descriptors).ok();
+        rights::send(
+            &self.stream,
+            &line,
+            descriptors,
+            rustix::net::SendFlags::empty(),
+        )
+        .ok();
     }
 }
