@@ -176,7 +176,9 @@ impl Group {
         let writes = devices::v1_writes(&list, wanted);
         // Between "allow all" and the last exception a process could open what it may not.
         let opens = writes.len() > 1 && writes[0].0 == "devices.allow";
-        let _still = match opens {
+        // The kernel drops the exceptions of "allow all" one by one before it denies.
+        let closes = list.trim() == "a *:* rwm" && !writes.is_empty();
+        let _still = match (opens || closes) && !directory.processes()?.is_empty() {
             true => self.hold_still(STILL_PATIENCE)?,
             false => None,
         };
