@@ -37,6 +37,7 @@ mod devices;
 mod directory;
 mod entrance;
 mod freeze;
+mod gate;
 mod kill;
 mod limits;
 mod limits_v1;
@@ -50,6 +51,7 @@ mod systemd;
 pub use container::ContainerGroup;
 pub use entrance::{Below, Entrance};
 pub use freeze::Freeze;
+pub(crate) use gate::Gate;
 pub use location::{Driver, Location, Surroundings, Unit};
 pub use oom::OomWatch;
 pub use statistics::{Interface, Statistics};
@@ -153,7 +155,7 @@ impl Group {
     }
 
     /// v2: the group's directory, for CLONE_INTO_CGROUP of clone3(2). None on v1, where a process enters
-    /// by `add`. The group must exist.
+    /// by `gates` or `add`. The group must exist.
     pub fn cgroup_fd(&self) -> Result<Option<OwnedFd>, StepError> {
         match &*self.layout {
             Layout::V1 { .. } => Ok(None),
@@ -182,6 +184,21 @@ impl Group {
             }
         }
         Ok(())
+    }
+
+    /// v1: the way into every hierarchy for a process that moves itself. Empty on v2.
+    pub(crate) fn gates(&self) -> Result<Vec<Gate>, StepError> {
+        if self.is_v2() {
+            return Ok(Vec::new());
+        }
+        let gate = |root: &PathBuf| {
+            let of_v2 = self.is_optional(root);
+            match Gate::open(&root.join(&self.path), Gate::name(of_v2)) {
+                Err(error) if of_v2 && gate::is_absent(&error) => None,
+                other => Some(other),
+            }
+        };
+        self.roots().into_iter().filter_map(gate).collect()
     }
 
     /// Whether its host is pure v2.

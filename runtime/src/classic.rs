@@ -31,8 +31,11 @@ pub(crate) fn needed() -> bool {
     })
 }
 
-/// The host's procfs. Opened by [`settle`].
-static PROC: OnceLock<OwnedFd> = OnceLock::new();
+/// The host's procfs. Set by [`settle`], in init; None inside: there was none.
+static PROC: OnceLock<Option<OwnedFd>> = OnceLock::new();
+
+/// The inode of a procfs' root, PROC_ROOT_INO.
+pub(crate) const PROC_ROOT_INODE: u64 = 1;
 static WORKSHOP: Mutex<Option<Workshop>> = Mutex::new(None);
 
 #[derive(Debug)]
@@ -43,14 +46,23 @@ struct Workshop {
     made: usize,
 }
 
-/// For init, while /proc is the host's still.
+/// For init, while /proc is the host's still: from here on no other is looked at. An error where the newer calls are
+/// missing and there is none.
 pub(crate) fn settle() -> Result<(), Errno> {
+    let proc = host_proc();
+    let failed = proc.as_ref().err().copied().filter(|_| needed());
+    PROC.set(proc.ok()).map_err(|_| Errno::BUSY)?;
+    failed.map_or(Ok(()), Err)
+}
+
+fn host_proc() -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let proc = rustix::fs::open("/proc", flags, Mode::empty())?;
-    if rustix::fs::fstatfs(&proc)?.f_type != rustix::fs::PROC_SUPER_MAGIC {
-        return Err(Errno::NOENT);
+    let is_proc = rustix::fs::fstatfs(&proc)?.f_type == rustix::fs::PROC_SUPER_MAGIC;
+    match is_proc && rustix::fs::fstat(&proc)?.st_ino == PROC_ROOT_INODE {
+        true => Ok(proc),
+        false => Err(Errno::NOENT),
     }
-    PROC.set(proc).map_err(|_| Errno::BUSY)
 }
 
 /// A file of this process in the host's procfs.
@@ -58,7 +70,8 @@ fn own(name: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
     let path = Path::new("self").join(name);
     let flags = flags | OFlags::CLOEXEC;
     match PROC.get() {
-        Some(proc) => rustix::fs::openat(proc, path, flags, Mode::empty()),
+        Some(Some(proc)) => rustix::fs::openat(proc, path, flags, Mode::empty()),
+        Some(None) => Err(Errno::NOENT),
         None => rustix::fs::open(Path::new("/proc").join(path), flags, Mode::empty()),
     }
 }

@@ -33,6 +33,7 @@ use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
 use crate::StepError;
+use crate::cgroup::Gate;
 use crate::classic;
 use crate::error::Context;
 use crate::launch::{Door, Root};
@@ -57,9 +58,7 @@ pub(crate) fn run(plan: &Plan, descriptors: Option<Descriptors>) -> ! {
             return;
         };
         let mut walk = Walk::new(descriptors);
-        if classic::needed()
-            && let Err(errno) = classic::settle()
-        {
+        if let Err(errno) = classic::settle() {
             let error = StepError::io("open", "/proc", errno);
             walk.talk
                 .map(|talk| talk.send(&FromInit::Failed(error)).ok());
@@ -89,6 +88,8 @@ const LISTENER: &str = "seccomp listener";
 struct Walk {
     /// With the parent, later with whoever says `start`. None once given to execve.
     talk: Option<Talk>,
+    /// Empty once they were passed.
+    gates: Vec<Gate>,
     /// None once somebody came through it.
     door: Option<Door>,
     /// None once they are standard input, output and error.
@@ -133,6 +134,7 @@ impl Walk {
         let Descriptors {
             stdio,
             talk,
+            gates,
             root,
             container,
             preserved,
@@ -141,6 +143,7 @@ impl Walk {
         } = descriptors;
         Walk {
             talk: Some(talk),
+            gates,
             door: Some(door),
             stdio: Some(stdio),
             host_root: root,
@@ -188,7 +191,10 @@ impl Walk {
                 rustix::process::DumpableBehavior::NotDumpable,
             )
             .context("set", "undumpable"),
-            Step::AwaitCgroup => self.expect(&ToInit::Proceed),
+            Step::EnterCgroup => {
+                self.expect(&ToInit::Proceed)?;
+                self.gates.drain(..).try_for_each(Gate::pass)
+            }
             Step::AwaitEnvironment => {
                 self.talk()?
                     .send(&FromInit::Environment)

@@ -6,8 +6,8 @@
 //!
 //! ```text
 //!   caller: record, cgroup, limits
-//!     launch: clone3 ─▶ admit (v1: pid into each hierarchy) ─▶ id maps ─▶ hooks, when init asks ─▶ Ready
-//!             (the stage, if the plan has one, comes first and is admitted; init is born where it is)
+//!     launch: gates (v1) ─▶ clone3 ─▶ admit (systemd) ─▶ id maps ─▶ hooks, when init asks ─▶ Ready
+//!             (the stage, if the plan has one, comes first and enters the group; init is born where it is)
 //!   caller: record the pid
 //!     Door::Parent:   Init::start               (the monitor, `run`)
 //!     Door::Listener: Init::leave, the caller ends; later `start` knocks at the door
@@ -105,9 +105,9 @@ impl NewInit<'_> {
             sources.tell_places(group.places());
         }
         user::own_pipes(plan, &stdio)?;
-        let directory = match admission {
-            Admission::First(group) => group.clone_fd()?,
-            Admission::Join(entrance) => entrance.clone_fd()?,
+        let (directory, gates) = match admission {
+            Admission::First(group) => (group.clone_fd()?, group.gates()?),
+            Admission::Join(entrance) => (entrance.clone_fd()?, entrance.gates()?),
         };
         let forked = clone3(&first(plan), directory.as_ref().map(AsFd::as_fd));
         match forked.context("clone", "init")? {
@@ -119,7 +119,7 @@ impl NewInit<'_> {
                     terminal: None,
                 };
                 // The child holds the only other end: if it dies, its parent hears end of file.
-                drop(theirs);
+                drop((theirs, gates));
                 match init.bring_up(plan, admission, environment, interrupt) {
                     Ok(()) => Ok(init),
                     Err(error) => {
@@ -135,6 +135,7 @@ impl NewInit<'_> {
                     stdio,
                     preserved,
                     talk: theirs,
+                    gates,
                     root,
                     container,
                     sources,
@@ -157,7 +158,7 @@ impl Init {
         environment: &mut Environment<'_>,
         interrupt: Option<&Interrupt>,
     ) -> Result<(), StepError> {
-        // v2: the child was born in its group. Elsewhere it waits until it has been brought in.
+        // v2: the child was born in its group. v1: it enters as soon as it may proceed. It waits for systemd.
         match admission {
             Admission::First(group) => group.admit(self.pid, plan.resources.as_ref())?,
             Admission::Join(entrance) => entrance.admit(self.pid)?,

@@ -93,7 +93,10 @@ impl Supervisor {
             && parts.all(|part| matches!(part, Component::Normal(_)))
             && !path.ends_with('/');
         let of_host = mounts.iter().any(|mount| {
-            let there = Path::new(path).starts_with(mount.destination());
+            let destination = mount.destination();
+            // Where one with `..` in it leads, the mounts before it decide.
+            let anywhere = destination.components().any(|part| part == Component::ParentDir);
+            let there = anywhere || Path::new(path).starts_with(destination);
             there
                 && mount
                     .source()

@@ -232,11 +232,8 @@ fn receive_body<T: DeserializeOwned>(
             format!("{length} bytes are more than {FRAME_MAX}"),
         ));
     }
-    let mut body = Vec::new();
-    stream
-        .take(length as u64)
-        .read_to_end(&mut body)
-        .context("read", "frame")?;
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).context("read", "frame")?;
     serde_json::from_slice(&body)
         .map_err(|error| StepError::refused("read", "frame", error.to_string()))
 }

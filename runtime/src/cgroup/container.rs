@@ -1,11 +1,11 @@
 //! A container's group by its driver: what creation, `exec`, `kill`, `delete` and the monitor call.
 //!
 //! ```text
-//!   open ─▶ refuse_occupied ─▶ (record the location) ─▶ prepare ─▶ clone3(clone_fd) ─▶ admit ─▶ Proceed
+//!   open ─▶ refuse_occupied ─▶ (record the location) ─▶ prepare ─▶ gates, clone3(clone_fd) ─▶ admit ─▶ Proceed
 //!                                                                     delete: kill ─▶ remove
 //! ```
 //! Under cgroupfs `prepare` makes the group and writes the limits, the process is born in it on v2
-//! (`clone_fd`) and `admit` moves it in on v1. systemd makes a scope only around a living process, so there
+//! (`clone_fd`) and moves itself in on v1 (`gates`). systemd makes a scope only around a living process, so there
 //! `admit` does it all; the process waits meanwhile, and nothing of the container has run.
 //!
 //! Nothing is remembered between calls: each of them may be made by another process.
@@ -20,7 +20,8 @@ use super::devices::{self, Rule};
 use super::directory::refused;
 use super::location::{Location, Unit};
 use super::systemd::{self, Property, Systemd};
-use super::{Freeze, Group, Hierarchy, OomWatch, Place, Statistics};
+use super::gate::is_absent;
+use super::{Freeze, Gate, Group, Hierarchy, OomWatch, Place, Statistics};
 use crate::StepError;
 
 /// A container's group, or its absence.
@@ -119,7 +120,7 @@ impl ContainerGroup {
         }
     }
 
-    /// For CLONE_INTO_CGROUP; None where processes enter by `admit`.
+    /// For CLONE_INTO_CGROUP; None where processes enter by `gates` or `admit`.
     pub fn clone_fd(&self) -> Result<Option<OwnedFd>, StepError> {
         let (tolerant, group) = match (&self.location, &self.group) {
             (Location::Path { optional, .. }, Some(group)) => (*optional, group),
@@ -128,21 +129,28 @@ impl ContainerGroup {
             _ => return Ok(None),
         };
         match group.cgroup_fd() {
-            Err(error) if tolerant && absent(&error) => Ok(None),
+            Err(error) if tolerant && is_absent(&error) => Ok(None),
             other => other,
         }
     }
 
-    /// Brings the container's first process in, which waits meanwhile. To be called once after the clone,
-    /// also if `clone_fd` gave a descriptor: then there is nothing left to do. `resources` are those that
-    /// `prepare` was given.
-    pub fn admit(&self, pid: u32, resources: Option<&LinuxResources>) -> Result<(), StepError> {
+    /// By which the container's first process moves itself in, once it is told to proceed. Empty where it is born in
+    /// its group or enters by `admit`.
+    pub(crate) fn gates(&self) -> Result<Vec<Gate>, StepError> {
         match (&self.location, &self.group) {
-            (Location::Path { .. }, Some(group)) if group.is_v2() => Ok(()),
-            (Location::Path { optional, .. }, Some(group)) => match group.add(pid) {
-                Err(error) if *optional && absent(&error) => Ok(()),
+            (Location::Path { optional, .. }, Some(group)) => match group.gates() {
+                Err(error) if *optional && is_absent(&error) => Ok(Vec::new()),
                 other => other,
             },
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Brings the container's first process in where only systemd can; it waits meanwhile. To be called once after
+    /// the clone: where the process is born in its group or has gates to it, there is nothing to do. `resources` are
+    /// those that `prepare` was given.
+    pub fn admit(&self, pid: u32, resources: Option<&LinuxResources>) -> Result<(), StepError> {
+        match (&self.location, &self.group) {
             (Location::Unit(unit), Some(group)) => {
                 let limits = properties(group, resources)?;
                 Systemd::connect(unit.user)?.start(unit, pid, &limits)?;
@@ -296,11 +304,7 @@ pub(super) fn denied(error: &StepError) -> bool {
 }
 
 fn forbidden(error: &StepError) -> bool {
-    absent(error) || denied(error) || error.errno == Some(Errno::ROFS.raw_os_error())
-}
-
-fn absent(error: &StepError) -> bool {
-    error.errno == Some(Errno::NOENT.raw_os_error())
+    is_absent(error) || denied(error) || error.errno == Some(Errno::ROFS.raw_os_error())
 }
 
 fn refuse_limits(resources: Option<&LinuxResources>) -> Result<(), StepError> {

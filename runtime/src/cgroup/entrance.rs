@@ -17,7 +17,7 @@ use super::directory::{Directory, failed, refused};
 use super::location::{Location, Unit};
 use super::mounts::Layout;
 use super::systemd::Systemd;
-use super::{Group, Hierarchy};
+use super::{Gate, Group, Hierarchy};
 use crate::StepError;
 
 const STEP: &str = "name cgroup below the container's";
@@ -58,6 +58,8 @@ impl FromStr for Below {
 pub struct Entrance {
     /// The root of a hierarchy, and the group's path below it.
     groups: Vec<(PathBuf, String)>,
+    /// The last of them is on the v2 mount of a hybrid host.
+    beside: bool,
     /// The process is born in its group.
     born: bool,
     /// The container can do without a group.
@@ -73,6 +75,7 @@ impl ContainerGroup {
             return match below.first() {
                 None => Ok(Entrance {
                     groups: Vec::new(),
+                    beside: false,
                     born: false,
                     optional: true,
                     unit: None,
@@ -80,6 +83,7 @@ impl ContainerGroup {
                 Some(below) => Err(refused(STEP, below, "the container has no cgroup")),
             };
         };
+        let mut beside = false;
         let groups = match &*group.layout {
             Layout::V1 {
                 hierarchies,
@@ -90,6 +94,7 @@ impl ContainerGroup {
                     && Directory::at(root, &group.path)?.is_some()
                 {
                     groups.push((root.clone(), or_of_init(group, root, init)?));
+                    beside = true;
                 }
                 groups
             }
@@ -101,6 +106,7 @@ impl ContainerGroup {
         };
         Ok(Entrance {
             groups,
+            beside,
             born: group.is_v2() && unit.is_none(),
             optional: self.is_optional() && below.is_empty(),
             unit,
@@ -109,7 +115,7 @@ impl ContainerGroup {
 }
 
 impl Entrance {
-    /// For CLONE_INTO_CGROUP; None where the process enters by `admit`.
+    /// For CLONE_INTO_CGROUP; None where the process enters by `gates` or `admit`.
     pub fn clone_fd(&self) -> Result<Option<OwnedFd>, StepError> {
         match self.groups.first().filter(|_| self.born) {
             Some(group) => Ok(self.open(group)?.map(Directory::into_fd)),
@@ -117,25 +123,37 @@ impl Entrance {
         }
     }
 
-    /// Moves a process in that was not born there. On error it may be in some hierarchies already: end it.
-    pub fn admit(&self, pid: u32) -> Result<(), StepError> {
-        if self.born {
-            return Ok(());
+    /// By which the process moves itself in, once it is told to proceed.
+    pub(crate) fn gates(&self) -> Result<Vec<Gate>, StepError> {
+        if self.born || self.unit.is_some() {
+            return Ok(Vec::new());
         }
+        let mut gates = Vec::with_capacity(self.groups.len());
+        for (index, group) in self.groups.iter().enumerate() {
+            let of_v2 = self.beside && index + 1 == self.groups.len();
+            if let Some(directory) = self.open(group)? {
+                gates.push(Gate::open(directory.path(), Gate::name(of_v2))?);
+            }
+        }
+        Ok(gates)
+    }
+
+    /// Moves a process in that cannot do so itself: a user's, who comes from outside of what their systemd governs,
+    /// such as from a session. On error it may be in some hierarchies already: end it.
+    pub fn admit(&self, pid: u32) -> Result<(), StepError> {
+        let Some(unit) = self.unit.as_ref().filter(|_| !self.born) else {
+            return Ok(());
+        };
         for group in &self.groups {
             let Some(directory) = self.open(group)? else {
                 continue;
             };
             let remedy = "ENOSPC: its cpuset is empty; ESRCH: the process has ended";
-            match (
-                directory.write("cgroup.procs", &pid.to_string(), remedy),
-                &self.unit,
-            ) {
-                // A user who comes from outside of what their systemd governs, such as from a session.
-                (Err(error), Some(unit)) if denied(&error) => {
+            match directory.write("cgroup.procs", &pid.to_string(), remedy) {
+                Err(error) if denied(&error) => {
                     return Systemd::connect(true)?.attach(unit, below_unit(unit, &group.1), pid);
                 }
-                (written, _) => written?,
+                written => written?,
             }
         }
         Ok(())

@@ -14,11 +14,9 @@ use rustix::io::Errno;
 
 use crate::StepError;
 use crate::beneath::{self, Mounts};
+use crate::classic::PROC_ROOT_INODE;
 use crate::error::Context;
 use crate::plan::LabelKind;
-
-/// The inode of a procfs' root, PROC_ROOT_INO.
-const ROOT_INODE: u64 = 1;
 
 /// The root of a procfs.
 #[derive(Debug)]
@@ -36,7 +34,7 @@ impl Procfs {
             rustix::fs::openat(CWD, path, flags, Mode::empty()).context("open", path.display())?;
         let statfs = rustix::fs::fstatfs(&root).context("open", path.display())?;
         let stat = rustix::fs::fstat(&root).context("open", path.display())?;
-        if statfs.f_type == rustix::fs::PROC_SUPER_MAGIC && stat.st_ino == ROOT_INODE {
+        if statfs.f_type == rustix::fs::PROC_SUPER_MAGIC && stat.st_ino == PROC_ROOT_INODE {
             return Ok(Procfs(root));
         }
         let cause = "it is not the root of a procfs; mount one there";

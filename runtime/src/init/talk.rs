@@ -3,7 +3,7 @@
 //! ```text
 //!   parent                                 init
 //!      │  clone3                             │
-//!      │ ── Proceed (in its cgroup, mapped) ▶ │  walks the steps
+//!      │ ── Proceed (mapped) ──────────────▶ │  enters its cgroup, walks the steps
 //!      │ ◀──────────── Environment, if asked │  namespaces are there, the root is not
 //!      │ ── Proceed (hooks have run) ──────▶ │  walks on
 //!      │ ◀─────── Terminal + its master, if asked │

@@ -4,14 +4,16 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
+use rustix::fs::Mode;
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::umask;
 
 use crate::StepError;
 use crate::cgroup::{ContainerGroup, Group};
 use crate::error::Context;
 use crate::init::{self, Talk};
 use crate::launch::{Admission, Door, Init, NewInit, Root};
-use crate::plan::Plan;
+use crate::plan::{Namespace, Plan};
 use crate::record::{Phase, Process, RunDirectory, SOCKET, StateRecord, VERSION};
 use crate::wire::Stream;
 
@@ -26,6 +28,8 @@ pub(super) struct Born {
     pub(super) state: StateRecord,
     pub(super) entrypoint: String,
     pub(super) group: Group,
+    /// Its first process is that of a pid namespace.
+    pub(super) own_pids: bool,
     /// A pidfd of its first process.
     pub(super) init: OwnedFd,
     /// With an init that waits. None: it was started before this monitor came, which is not its parent.
@@ -65,6 +69,7 @@ impl Making<'_> {
             state,
             entrypoint: plan.entrypoint().to_owned(),
             group: group.needed("watch")?.clone(),
+            own_pids: plan.clone.contains(&Namespace::Pid),
             init: init.pidfd,
             talk: Some(init.talk),
             outputs,
@@ -79,7 +84,11 @@ impl Making<'_> {
         root: OwnedFd,
         state: &mut StateRecord,
     ) -> Result<(Init, Outputs, UnixListener), StepError> {
-        group.prepare(self.plan.resources.as_ref())?;
+        // A container's users may read their own limits, whatever files the agent makes. A monitor has one thread.
+        let before = umask(Mode::from_raw_mode(0o022));
+        let prepared = group.prepare(self.plan.resources.as_ref());
+        umask(before);
+        prepared?;
         let (init, outputs) = self.launch(group, root)?;
         let announced = announce(state, &init, self.run);
         let listener = announced.inspect_err(|_| init.end())?;

@@ -24,12 +24,14 @@ use crate::{StepError, rights, wire};
 
 /// Makes a monitor for each descriptor that arrives, until the line ends.
 pub(super) fn tend(group: &str) -> Result<(), StepError> {
-    let line = settle_in()?;
-    let entered = enter(group);
+    let line = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
+        .context("duplicate", "standard input")?;
+    let settled = settle_in().and_then(|()| enter(group));
     while let Some(requester) = next(&line)? {
-        if let Err(error) = &entered {
-            refuse(requester, error);
-            continue;
+        if let Err(error) = settled {
+            // The next request starts a nursery that may fare better.
+            refuse(requester, &error);
+            return Err(error);
         }
         match clone3(&[], None) {
             // The monitor's end of the pair is the child's alone from here on.
@@ -46,19 +48,16 @@ pub(super) fn tend(group: &str) -> Result<(), StepError> {
 }
 
 /// A session of its own, no signal that ends it, nothing held open but the line.
-fn settle_in() -> Result<OwnedFd, StepError> {
+fn settle_in() -> Result<(), StepError> {
     every_signal().thread_block().context("block", "signals")?;
     on_end_of_children(ChildrenEnd::Unseen);
     rustix::process::setsid().context("start", "session")?;
     rustix::process::chdir(c"/").context("change directory", "/")?;
     // A monitor's socket appears with the mode that the umask leaves.
     rustix::process::umask(Mode::from_raw_mode(0o177));
-    let line = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
-        .context("duplicate", "standard input")?;
     let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .context("open", "/dev/null")?;
-    rustix::stdio::dup2_stdin(null).context("set", "standard input")?;
-    Ok(line)
+    rustix::stdio::dup2_stdin(null).context("set", "standard input")
 }
 
 /// Before anything is made for a container: its limits are not its monitor's, nor its OOM.

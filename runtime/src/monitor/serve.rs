@@ -38,6 +38,7 @@ pub(super) fn serve(born: Born, run: RunDirectory, log_dir: OwnedFd) -> Result<(
         state,
         entrypoint,
         group,
+        own_pids,
         init,
         talk,
         outputs,
@@ -49,6 +50,7 @@ pub(super) fn serve(born: Born, run: RunDirectory, log_dir: OwnedFd) -> Result<(
         entrypoint,
         run,
         group,
+        own_pids,
         pidfd: init,
         is_parent: talk.is_some(),
         start: match talk {
@@ -91,6 +93,7 @@ struct Service {
     entrypoint: String,
     run: RunDirectory,
     group: Group,
+    own_pids: bool,
     pidfd: OwnedFd,
     /// None once init has closed its end.
     talk: Option<Talk>,
@@ -343,8 +346,11 @@ impl Service {
         let code = self.exit_code()?;
         let finished_at = clock::milliseconds(SystemTime::now());
         // In a shared pid namespace others may outlive the first: stopped means that the group is empty. If one
-        // will not die, `delete` will say so; the exit code is worth reporting now.
-        drop(self.group.kill(KILL_PATIENCE));
+        // will not die, `delete` will say so; the exit code is worth reporting now. pid_namespaces(7): with the first
+        // process of a namespace all of them have ended.
+        if !self.own_pids {
+            drop(self.group.kill(KILL_PATIENCE));
+        }
         for output in &mut self.output {
             output.drain(&mut self.log, &mut self.clients);
         }

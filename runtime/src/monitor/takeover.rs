@@ -50,6 +50,8 @@ pub(super) fn take_over(
         listener: listen(run)?,
         state,
         entrypoint: String::new(),
+        // Nobody has recorded it.
+        own_pids: false,
         init: kept.init,
         talk: None,
         outputs: kept.outputs,

@@ -132,7 +132,7 @@ impl Plan {
         host: &HostFacts,
     ) -> Result<(), StepError> {
         // Before anything allocates on the container's behalf, so that it is charged to the container.
-        let mut first = vec![Step::AwaitCgroup];
+        let mut first = vec![Step::EnterCgroup];
         // In the cgroup: its cpuset alone says where the container runs, not what the runtime is pinned to.
         first.push(Step::Attribute(Attribute::Affinity(None)));
         let new_user = namespaces.user.as_ref();

@@ -87,7 +87,7 @@ impl Plan {
             .extend(host.privileged.then_some(Step::Undumpable));
         self.stage.extend(initial.map(Step::Attribute));
         // Nothing of the exec is done outside of the container's group, and its child is born there.
-        self.stage.push(Step::AwaitCgroup);
+        self.stage.push(Step::EnterCgroup);
         self.stage.extend(entered.map(Step::Attribute));
         // The host's: once joined, /proc is what the container says.
         let other_user = namespaces.contains(&Namespace::User);

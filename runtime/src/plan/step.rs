@@ -55,8 +55,8 @@ pub struct TimeOffsets(pub Vec<(String, i64, u32)>);
 pub enum Step {
     /// PR_SET_DUMPABLE 0 until execve: no container process may ptrace init or open its /proc/PID/fd.
     Undumpable,
-    /// Wait until the monitor has put init into its cgroup.
-    AwaitCgroup,
+    /// Wait for the parent's word, and be in the cgroup: by birth, by the parent, or by moving into it.
+    EnterCgroup,
     /// Tell the parent that the namespaces are there and wait until it has run what belongs there: hooks of the
     /// runtime's namespace, network devices.
     AwaitEnvironment,

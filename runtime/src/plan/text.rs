@@ -66,7 +66,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Step::Undumpable => write!(f, "undumpable"),
-            Step::AwaitCgroup => write!(f, "await cgroup"),
+            Step::EnterCgroup => write!(f, "enter cgroup"),
             Step::AwaitEnvironment => write!(f, "await environment"),
             Step::OpenProc => write!(f, "open host proc"),
             Step::LeaveGroups => write!(f, "leave all groups"),

@@ -77,10 +77,8 @@ class Peer:
 class Floor:
     """A static program that does by hand what the bundle asks for; it has no other command than run."""
 
-    name = "floor"
-
-    def __init__(self, binary, bench):
-        self.binary, self.bench = binary, bench
+    def __init__(self, name, entry, binary, bench):
+        self.name, self.entry, self.binary, self.bench = name, entry, binary, bench
         self.filter = f"{bench.work}/filter"
 
     def has_filter(self):
@@ -90,7 +88,7 @@ class Floor:
     def run(self, kind, worker=0):
         groups = [f"{group}/floor{worker}" for group in self.bench.groups]
         filter_file = self.filter if kind == "seccomp" else "-"
-        return [self.binary, self.bench.rootfs, filter_file, *groups, "--", "/bin/true"]
+        return [self.binary, self.entry, self.bench.rootfs, filter_file, *groups, "--", "/bin/true"]
 
 
 class AgentSide:
@@ -132,7 +130,9 @@ class Bench:
         named = [("longshore", arguments.runtime), ("crun", arguments.crun), ("crun Debian", "/usr/bin/crun"),
                  ("runc", "/usr/sbin/runc")]
         self.peers = [Peer(name, binary, self) for name, binary in named if binary and os.path.exists(binary)]
-        self.floor = Floor(arguments.floor, self)
+        self.floors = [Floor("floor", "enters", arguments.floor, self)]
+        if len(self.groups) > 1:  # v1
+            self.floors.append(Floor("floor, moved", "moved", arguments.floor, self))
 
     def medians(self, runs, ask):
         """ask(column) is one measured thing in milliseconds; columns take turns, so that a slow moment hits all."""
@@ -145,7 +145,7 @@ class Bench:
         return times
 
     def commands(self, kind, floor=True):
-        columns = [*self.peers, *([self.floor] if floor else [])]
+        columns = [*self.peers, *(self.floors if floor else [])]
         return {column: (lambda words=column.run(kind): self.timer(words)) for column in columns}
 
     def of_running(self, words):
@@ -234,7 +234,7 @@ def show_idle(side, bench, count):
 
 def rows(bench, runs):
     yield "run, network namespace and limits, ms", lambda: bench.medians(runs, bench.commands("plain"))
-    yield "the same with podman's default seccomp profile, ms", lambda: bench.medians(runs, bench.commands("seccomp", bench.floor.has_filter()))
+    yield "the same with podman's default seccomp profile, ms", lambda: bench.medians(runs, bench.commands("seccomp", bench.floors[0].has_filter()))
     yield "state of a running container, ms", lambda: bench.medians(runs, bench.of_running(lambda key: ["state", key]))
     yield "exec /bin/true, ms", lambda: bench.medians(runs, bench.of_running(lambda key: ["exec", key, "/bin/true"]))
 
@@ -272,13 +272,14 @@ def main():
         return
     agent = AgentSide("agent", arguments, bench)
     large = AgentSide("agent of 200 MiB", arguments, bench, ballast=200)
-    agent.ask(f"filter {bench.floor.filter}")
+    agent.ask(f"filter {bench.floors[0].filter}")
     try:
         commands(bench, arguments.runs)
-        sides = {agent: agent.run, large: large.run, bench.floor: bench.commands("seccomp")[bench.floor]}
+        floors = {floor: question for floor, question in bench.commands("seccomp").items() if floor in bench.floors}
+        sides = {agent: agent.run, large: large.run, **floors}
         show("create, start, wait, delete from the agent, with seccomp, ms", bench.medians(arguments.runs, sides), base=agent.name)
         rounds = max(arguments.runs // 10, 5)
-        columns = [*bench.peers, bench.floor]
+        columns = [*bench.peers, *bench.floors]
         storm = lambda: bench.medians(rounds, {column: (lambda column=column: bench.storm(column)) for column in columns})
         show("start storm of 4 workers, containers a second", storm(), better="most")
         with compilers(2, arguments.busy_source):

@@ -3,9 +3,10 @@
  * that an honest bundle has right, keeps no state, and does the same clone, mounts, pivot_root, cgroups, execve, wait
  * and cleanup as a runtime must.
  *
- *   floor ROOTFS FILTER|- GROUP... -- PROGRAM [ARG...]
+ *   floor enters|moved ROOTFS FILTER|- GROUP... -- PROGRAM [ARG...]
  *
- * A GROUP is a cgroup to make: one per v1 hierarchy, or one of v2. FILTER holds compiled BPF instructions.
+ * A GROUP is a cgroup to make: one per v1 hierarchy, or one of v2. FILTER holds compiled BPF instructions. On v1 the
+ * container's process enters its groups by itself, or is moved by its parent, as crun and runc do it.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -70,6 +71,17 @@ static const char *const devices[] = {
     "c *:* m",     "b *:* m",     "c 1:3 rwm",   "c 1:5 rwm",  "c 1:7 rwm",   "c 1:8 rwm",
     "c 1:9 rwm", "c 5:0 rwm", "c 5:1 rwm", "c 5:2 rwm", "c 136:* rwm",
 };
+
+/* v1: a way for the child into its group, by which the kernel takes no lock against all forks of the host. */
+static int gate_of(const char *group)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/tasks", group);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        fail(path);
+    return fd;
+}
 
 /* The limits of the bench's bundle: 128 MiB, half a core, 64 processes, the default devices. */
 static int make_group(const char *group)
@@ -204,7 +216,8 @@ static void confine(struct sock_fprog *filter)
         CHECK(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, filter));
 }
 
-static void become(const char *rootfs, char **groups, int count, int go[2], struct sock_fprog *filter, char **program)
+static void become(const char *rootfs, char **groups, int count, const int *gates, int gate_count, int go[2],
+                   struct sock_fprog *filter, char **program)
 {
     char byte;
     static char *const environment[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm", NULL};
@@ -214,6 +227,11 @@ static void become(const char *rootfs, char **groups, int count, int go[2], stru
     close(go[1]);
     if (read(go[0], &byte, 1) != 1)
         fail("go");
+    for (int i = 0; i < gate_count; i++) {
+        if (write(gates[i], "0", 1) != 1)
+            fail("enter cgroup");
+        close(gates[i]);
+    }
     CHECK(sethostname("bench", 5));
     loopback_up();
     at(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL);
@@ -250,18 +268,22 @@ static struct sock_fprog read_filter(const char *path)
 
 int main(int argc, char **argv)
 {
-    if (argc < 6) {
-        fputs("usage: floor ROOTFS FILTER|- GROUP... -- PROGRAM [ARG...]\n", stderr);
+    if (argc < 7) {
+        fputs("usage: floor enters|moved ROOTFS FILTER|- GROUP... -- PROGRAM [ARG...]\n", stderr);
         return 2;
     }
+    const int enters = !strcmp(*++argv, "enters");
     char **groups = argv + 3, **program = groups;
     while (*program && strcmp(*program, "--"))
         program++;
     int count = program++ - groups, unified = -1, go[2], pidfd = -1;
+    int gates[32], gate_count = 0;
     struct sock_fprog filter = read_filter(argv[2]);
     CHECK(pipe2(go, O_CLOEXEC));
     for (int i = 0; i < count; i++)
         unified = make_group(groups[i]);
+    for (int i = 0; enters && unified < 0 && i < count && i < 32; i++)
+        gates[gate_count++] = gate_of(groups[i]);
     struct clone_args arguments = {
         .flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_PIDFD |
                  (unified >= 0 ? CLONE_INTO_CGROUP | CLONE_NEWCGROUP : 0),
@@ -272,10 +294,10 @@ int main(int argc, char **argv)
     long child = syscall(SYS_clone3, &arguments, sizeof arguments);
     CHECK(child);
     if (child == 0)
-        become(argv[1], groups, count, go, &filter, program);
+        become(argv[1], groups, count, gates, gate_count, go, &filter, program);
     char pid[24];
     snprintf(pid, sizeof pid, "%ld", child);
-    for (int i = 0; i < count && unified < 0; i++)
+    for (int i = 0; i < count && unified < 0 && !enters; i++)
         put(groups[i], "cgroup.procs", pid);
     if (write(go[1], "g", 1) != 1)
         fail("go");

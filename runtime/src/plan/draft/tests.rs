@@ -79,7 +79,7 @@ fn the_whole_plan_in_order() {
     expect_test::expect![[r#"
         cgroup longshore/t1/c1
         clone pid mount uts ipc
-          await cgroup
+          enter cgroup
           affinity to every CPU
           open host proc
           oom score adjustment 100
@@ -255,7 +255,7 @@ fn labels_of_the_program_come_after_the_last_hook_of_the_creation() {
     spec["mounts"] = json!([{"destination": "/t", "type": "tmpfs"}]);
     let plan = plan_where_labels_count(spec);
     expect_test::expect![[r#"
-        stage: await cgroup
+        stage: enter cgroup
         stage: open host proc
         stage: join user /proc/7/ns/user
         label SelinuxKeyCreate u:r:t:s0
@@ -316,7 +316,7 @@ fn each_hook_has_its_place() {
     })
     .unwrap();
     expect_test::expect![[r#"
-        await cgroup
+        enter cgroup
         join network /run/netns/t1 (not the host's)
         attach root x, rprivate
         umask 000
@@ -623,7 +623,7 @@ fn a_new_user_namespace_leaves_what_needs_the_host_s_rights_to_the_parent() {
         parent: open host null
         parent: open tree #2 /host/data
         parent: make 6 devices
-        stage: await cgroup
+        stage: enter cgroup
         stage: affinity to every CPU
         stage: undumpable
         stage: join network /run/netns/t1
@@ -660,7 +660,7 @@ fn a_stage_does_what_must_be_done_before_init_is_cloned() {
         parent: open host null
         parent: open tree #2 /host/data
         parent: make 6 devices
-        stage: await cgroup
+        stage: enter cgroup
         stage: affinity to every CPU
         stage: open host proc
         stage: oom score adjustment 100
@@ -699,7 +699,7 @@ fn without_privilege_the_user_namespace_comes_first() {
     let plan = |spec: &Value| Plan::of(&serde_json::from_value(spec.clone()).unwrap(), &host);
     expect_test::expect![[r#"
         cgroup longshore/t1/c1
-        stage: await cgroup
+        stage: enter cgroup
         stage: affinity to every CPU
         stage: become root of the user namespace
         stage: new time namespace

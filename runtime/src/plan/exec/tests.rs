@@ -89,7 +89,7 @@ fn labels_of_a_host_with_both_modules() {
     expect_test::expect![[r#"
         cgroup longshore/t1/c1
         stage: undumpable
-        stage: await cgroup
+        stage: enter cgroup
         stage: affinity to every CPU
         stage: open host proc
         stage: oom score adjustment 100
@@ -133,7 +133,7 @@ fn in_a_container_with_a_user_namespace() {
         .collect();
     expect_test::expect![[r#"
         stage: undumpable
-        stage: await cgroup
+        stage: enter cgroup
         stage: affinity to every CPU
         stage: open host proc
         stage: oom score adjustment 100
@@ -150,7 +150,7 @@ fn what_is_not_said_is_the_containers() {
     expect_test::expect![[r#"
         cgroup longshore/t1/c1
         stage: undumpable
-        stage: await cgroup
+        stage: enter cgroup
         stage: affinity to every CPU
         stage: open host proc
         stage: oom score adjustment 100
@@ -189,7 +189,7 @@ fn all_that_can_be_said() {
     expect_test::expect![[r#"
         cgroup longshore/t1/c1
         stage: undumpable
-        stage: await cgroup
+        stage: enter cgroup
         stage: affinity to every CPU
         stage: open host proc
         stage: oom score adjustment 100
