@@ -10,7 +10,7 @@ use longshore_runtime::container::{Container, Kept, State};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
-use support::{Host, Root, eventually, is_own_child, wait};
+use support::{Host, Root, eventually, wait};
 
 const ROLE: &str = "LONGSHORE_TEST_CREATOR";
 
@@ -203,62 +203,6 @@ fn nothing_is_taken_over_that_has_a_monitor_or_needs_none() {
     });
     let refused = take_over(&container, early);
     assert!(refused.cause.contains("never started"), "{refused}");
-}
-
-#[test]
-#[ignore = "needs root"]
-fn the_nursery_dies_and_nobody_notices() {
-    let host = Host::new();
-    let script = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.01; done";
-    let spec = host.spec(&["/bin/sh", "-c", script], |_| {});
-    let container = host.create(&spec, Root::busybox()).unwrap();
-    let nursery = |host: &Host| {
-        let pids = host.group("monitor").processes().unwrap();
-        pids.into_iter().find(|pid| is_own_child(*pid))
-    };
-    let first = nursery(&host).unwrap();
-    kill(Pid::from_raw(first as i32), Signal::SIGKILL).unwrap();
-    eventually("it is dead", || nursery(&host).is_none());
-    container.start().unwrap();
-    eventually("the program is ready", || host.output().contains("ready"));
-    container.signal(15).unwrap();
-    assert_eq!(wait(&container).code, 7);
-    container.delete().unwrap();
-    let (exit, output) = host.shell("echo again");
-    assert_eq!((exit.code, output.contains("again")), (0, true));
-    assert_ne!(nursery(&host), Some(first));
-}
-
-#[test]
-#[ignore = "needs root"]
-fn the_nursery_dies_with_a_request_in_its_hands() {
-    let host = Host::new();
-    let spec = host.spec(&["/bin/true"], |_| {});
-    host.create(&spec, Root::busybox())
-        .unwrap()
-        .delete()
-        .unwrap();
-    let pids = host.group("monitor").processes().unwrap();
-    let nursery = pids.into_iter().find(|pid| is_own_child(*pid)).unwrap();
-    let nursery = Pid::from_raw(nursery as i32);
-    kill(nursery, Signal::SIGSTOP).unwrap();
-    std::thread::scope(|scope| {
-        let (tell, told) = std::sync::mpsc::channel();
-        let (host, spec) = (&host, &spec);
-        let asking = scope.spawn(move || {
-            tell.send(nix::unistd::gettid()).unwrap();
-            host.create(spec, Root::busybox()).unwrap()
-        });
-        let call = format!("/proc/self/task/{}/syscall", told.recv().unwrap());
-        eventually("it has asked and waits for the answer", || {
-            let number = format!("{} ", libc::SYS_recvfrom);
-            std::fs::read_to_string(&call).is_ok_and(|now| now.starts_with(&number))
-        });
-        kill(nursery, Signal::SIGKILL).unwrap();
-        let container = asking.join().unwrap();
-        container.start().unwrap();
-        assert_eq!(wait(&container).code, 0);
-    });
 }
 
 #[test]
