@@ -31,15 +31,17 @@ impl Interrupt {
         Ok(Interrupt { signals, before })
     }
 
-    /// Waits until there is something to read; if a signal comes first, that is the error.
+    /// Waits until there is something to read, or without `events` until the other end is closed; if a signal comes
+    /// first, that is the error.
     pub(crate) fn wait(
         &self,
         source: impl AsFd,
+        events: PollFlags,
         step: &str,
         subject: &str,
     ) -> Result<(), StepError> {
         let mut both = [
-            PollFd::from_borrowed_fd(source.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(source.as_fd(), events),
             PollFd::from_borrowed_fd(self.as_fd(), PollFlags::IN),
         ];
         rustix::io::retry_on_intr(|| poll(&mut both, None)).context(step, subject)?;

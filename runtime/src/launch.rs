@@ -178,7 +178,7 @@ impl Init {
         }
         loop {
             if let Some(interrupt) = interrupt {
-                interrupt.wait(&self.talk, "wait for", "init")?;
+                interrupt.wait(&self.talk, PollFlags::IN, "wait for", "init")?;
             }
             let heard = self.talk.receive_with().context("hear from", "init")?;
             match heard {

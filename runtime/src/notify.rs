@@ -95,7 +95,9 @@ impl Supervisor {
         let of_host = mounts.iter().any(|mount| {
             let destination = mount.destination();
             // Where one with `..` in it leads, the mounts before it decide.
-            let anywhere = destination.components().any(|part| part == Component::ParentDir);
+            let anywhere = destination
+                .components()
+                .any(|part| part == Component::ParentDir);
             let there = anywhere || Path::new(path).starts_with(destination);
             there
                 && mount

@@ -18,9 +18,9 @@ use rustix::io::Errno;
 
 use super::devices::{self, Rule};
 use super::directory::refused;
+use super::gate::is_absent;
 use super::location::{Location, Unit};
 use super::systemd::{self, Property, Systemd};
-use super::gate::is_absent;
 use super::{Freeze, Gate, Group, Hierarchy, OomWatch, Place, Statistics};
 use crate::StepError;
 

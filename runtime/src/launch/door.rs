@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
+use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -94,11 +95,12 @@ pub(super) fn order_start(
             return Err(NotStarted::Failed(error));
         }
     }
+    // Whatever it says now, it hangs up at once, by execve or by its end: one awakening is enough.
+    if let Some(interrupt) = interrupt {
+        let waited = interrupt.wait(talk, PollFlags::empty(), "start", entrypoint);
+        waited.map_err(NotStarted::Hook)?;
+    }
     let hear = || {
-        if let Some(interrupt) = interrupt {
-            let waited = interrupt.wait(talk, "start", entrypoint);
-            waited.map_err(NotStarted::Hook)?;
-        }
         let heard = talk.receive().context("hear from", "init");
         heard.map_err(NotStarted::Failed)
     };

@@ -155,11 +155,12 @@ impl Service {
             PollFd::new(&self.pidfd, PollFlags::IN),
             PollFd::new(&self.listener, PollFlags::IN),
         ];
-        fds.extend(
-            self.talk
-                .iter()
-                .map(|talk| PollFd::new(talk, PollFlags::IN)),
-        );
+        // Once ordered to start, it hangs up whatever comes of that: one awakening is enough.
+        let of_talk = match self.start {
+            Start::Ordered | Start::Executing => PollFlags::empty(),
+            _ => PollFlags::IN,
+        };
+        fds.extend(self.talk.iter().map(|talk| PollFd::new(talk, of_talk)));
         let pipes = self.output.iter().filter_map(|output| output.pipe.as_ref());
         let mut of_pipe = PollFlags::IN;
         let typing = self.clients.iter().any(Client::has_keys);
