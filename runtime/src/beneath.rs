@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::classic;
@@ -19,6 +19,13 @@ pub(crate) enum Mounts {
 }
 
 static MISSING: AtomicBool = AtomicBool::new(false);
+
+/// Whether openat2(2) is missing; asks, if nobody has.
+pub(crate) fn is_missing() -> bool {
+    // Whatever comes of it: ENOSYS is remembered.
+    openat2(CWD, Path::new("."), OFlags::PATH, ResolveFlags::empty()).ok();
+    MISSING.load(Ordering::Relaxed)
+}
 
 /// openat2(2) as it is, but for calls that are interrupted by a rename. ENOSYS comes at once if it came before.
 pub(crate) fn openat2(

@@ -22,6 +22,8 @@ use rustix::mount::{
     mount_change, mount_move, mount_remount, unmount,
 };
 
+use crate::beneath;
+
 /// Whether the newer calls are missing. The newest of them tells: a change of nothing, which harms nobody.
 pub(crate) fn needed() -> bool {
     static NEEDED: OnceLock<bool> = OnceLock::new();
@@ -31,8 +33,8 @@ pub(crate) fn needed() -> bool {
     })
 }
 
-/// The host's procfs. Set by [`settle`], in init; None inside: there was none.
-static PROC: OnceLock<Option<OwnedFd>> = OnceLock::new();
+/// The host's procfs. Opened by [`settle`].
+static PROC: OnceLock<OwnedFd> = OnceLock::new();
 
 /// The inode of a procfs' root, PROC_ROOT_INO.
 pub(crate) const PROC_ROOT_INODE: u64 = 1;
@@ -46,23 +48,19 @@ struct Workshop {
     made: usize,
 }
 
-/// For init, while /proc is the host's still: from here on no other is looked at. An error where the newer calls are
-/// missing and there is none.
+/// For init, while /proc is the host's still: from here on no other is looked at. Where nothing will be asked of it,
+/// nothing is opened.
 pub(crate) fn settle() -> Result<(), Errno> {
-    let proc = host_proc();
-    let failed = proc.as_ref().err().copied().filter(|_| needed());
-    PROC.set(proc.ok()).map_err(|_| Errno::BUSY)?;
-    failed.map_or(Ok(()), Err)
-}
-
-fn host_proc() -> Result<OwnedFd, Errno> {
+    if !needed() && !beneath::is_missing() {
+        return Ok(());
+    }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let proc = rustix::fs::open("/proc", flags, Mode::empty())?;
     let is_proc = rustix::fs::fstatfs(&proc)?.f_type == rustix::fs::PROC_SUPER_MAGIC;
-    match is_proc && rustix::fs::fstat(&proc)?.st_ino == PROC_ROOT_INODE {
-        true => Ok(proc),
-        false => Err(Errno::NOENT),
+    if !is_proc || rustix::fs::fstat(&proc)?.st_ino != PROC_ROOT_INODE {
+        return Err(Errno::NOENT);
     }
+    PROC.set(proc).map_err(|_| Errno::BUSY)
 }
 
 /// A file of this process in the host's procfs.
@@ -70,8 +68,7 @@ fn own(name: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
     let path = Path::new("self").join(name);
     let flags = flags | OFlags::CLOEXEC;
     match PROC.get() {
-        Some(Some(proc)) => rustix::fs::openat(proc, path, flags, Mode::empty()),
-        Some(None) => Err(Errno::NOENT),
+        Some(proc) => rustix::fs::openat(proc, path, flags, Mode::empty()),
         None => rustix::fs::open(Path::new("/proc").join(path), flags, Mode::empty()),
     }
 }

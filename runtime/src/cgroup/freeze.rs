@@ -68,12 +68,17 @@ impl Group {
         Ok(Some(Still(self)))
     }
 
-    /// Thaws the subtree. Fine if it is not frozen.
+    /// Thaws the subtree. Fine if it is not frozen, or gone: systemd removes a scope with its last process.
     pub fn thaw(&self) -> Result<(), StepError> {
-        match &*self.layout {
-            Layout::V1 { .. } => thaw_in(&self.freezer()?),
-            Layout::V2 { root, .. } => thaw_in(&self.existing(root)?),
-        }
+        let root = match &*self.layout {
+            Layout::V1 { .. } => self
+                .point_of("freezer")
+                .ok_or_else(|| no_controller("freezer", self.path()))?,
+            Layout::V2 { root, .. } => root,
+        };
+        Directory::at(root, &self.path)?
+            .as_ref()
+            .map_or(Ok(()), thaw_in)
     }
 
     /// Whether it is frozen by an order to this very group.

@@ -281,6 +281,7 @@ fn labels_of_the_program_come_after_the_last_hook_of_the_creation() {
             "join",
             "execute",
             "await",
+            "enter cgroup",
         ],
     ));
 }
@@ -348,6 +349,7 @@ fn each_hook_has_its_place() {
             "sysctl ",
             "pivot",
             "await",
+            "enter cgroup",
             "seccomp",
             "execute",
         ],
