@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+import urllib.error
 import urllib.request
 
 import boto3
@@ -71,11 +72,23 @@ def group_of(task):
     return found[0]
 
 
+def fetch(url):
+    """RUNNING says that the program runs, not that it listens already."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return urllib.request.urlopen(url, timeout=60).read().decode()
+        except (urllib.error.URLError, ConnectionError) as error:
+            if time.monotonic() > deadline:
+                check(f"fetch {url}", False, str(error))
+            time.sleep(0.1)
+
+
 def a_task_runs_within_its_limits_and_stops(ecs):
     register(ecs, "web", portMappings=[{"containerPort": 8080, "hostPort": 18080}])
     task = run(ecs, "web")
     wait(ecs, "tasks_running", task)
-    page = urllib.request.urlopen("http://127.0.0.1:18080/", timeout=60).read().decode()
+    page = fetch("http://127.0.0.1:18080/")
     check("its page comes from the published port", "your own ECS" in page)
     group = group_of(task)
     check("the group stands in a delegated scope of its own", "longshore-default.scope/" in group, group)
