@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use self::directory::{Directory, failed, refused, value_of};
+use self::directory::{Directory, failed, is_absent, refused, value_of};
 use self::mounts::Layout;
 use crate::StepError;
 
@@ -194,7 +194,7 @@ impl Group {
         let gate = |root: &PathBuf| {
             let of_v2 = self.is_optional(root);
             match Gate::open(&root.join(&self.path), Gate::name(of_v2)) {
-                Err(error) if of_v2 && gate::is_absent(&error) => None,
+                Err(error) if of_v2 && is_absent(&error) => None,
                 other => Some(other),
             }
         };

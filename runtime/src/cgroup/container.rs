@@ -17,8 +17,7 @@ use oci_spec::runtime::LinuxResources;
 use rustix::io::Errno;
 
 use super::devices::{self, Rule};
-use super::directory::refused;
-use super::gate::is_absent;
+use super::directory::{is_absent, refused};
 use super::location::{Location, Unit};
 use super::systemd::{self, Property, Systemd};
 use super::{Freeze, Gate, Group, Hierarchy, OomWatch, Place, Statistics};

@@ -48,6 +48,11 @@ pub(super) fn refused(step: &str, subject: impl ToString, cause: impl Into<Strin
     }
 }
 
+/// Whether the error says that there is no such group.
+pub(super) fn is_absent(error: &StepError) -> bool {
+    error.errno == Some(Errno::NOENT.raw_os_error())
+}
+
 /// From the root of the file system.
 fn open_without_links(path: &Path) -> Result<OwnedFd, Errno> {
     match beneath::openat2(CWD, path, directory_flags(), ResolveFlags::NO_SYMLINKS) {

@@ -132,7 +132,7 @@ impl Entrance {
         for (index, group) in self.groups.iter().enumerate() {
             let of_v2 = self.beside && index + 1 == self.groups.len();
             if let Some(directory) = self.open(group)? {
-                gates.push(Gate::open(directory.path(), Gate::name(of_v2))?);
+                gates.push(Gate::of(&directory, Gate::name(of_v2))?);
             }
         }
         Ok(gates)

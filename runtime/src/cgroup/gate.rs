@@ -10,9 +10,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::io::Errno;
 
-use super::directory::failed;
+use super::directory::{Directory, failed};
 use crate::StepError;
 
 /// A group's `tasks`, open: whoever has one thread and writes into it is in the group.
@@ -29,6 +28,15 @@ impl Gate {
         let path = group.join(file);
         let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         match rustix::fs::openat(CWD, &path, flags, Mode::empty()) {
+            Ok(file) => Ok(Gate { file, path }),
+            Err(errno) => Err(failed("open", &path, errno, "")),
+        }
+    }
+
+    /// As `open`, for a group that was opened by a way on which nobody could stand.
+    pub(super) fn of(group: &Directory, file: &str) -> Result<Gate, StepError> {
+        let path = group.path().join(file);
+        match group.open_to_write(file) {
             Ok(file) => Ok(Gate { file, path }),
             Err(errno) => Err(failed("open", &path, errno, "")),
         }
@@ -63,13 +71,10 @@ impl Gate {
     }
 }
 
-/// Whether the error says that there is no such group.
-pub(super) fn is_absent(error: &StepError) -> bool {
-    error.errno == Some(Errno::NOENT.raw_os_error())
-}
-
 #[cfg(test)]
 mod tests {
+    use rustix::io::Errno;
+
     use super::super::Hierarchy;
     use super::*;
 
