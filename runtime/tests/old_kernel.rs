@@ -77,7 +77,7 @@ fn lines(table: &str) -> Vec<String> {
     table.lines().filter_map(line).collect()
 }
 
-const LOOK: &str = "exec 2>&1; cat /proc/self/mountinfo; echo; ls /..; ls -l /dev | grep -v total | cut -c 1-10,40-; ls /proc/self/fd; \
+const LOOK: &str = "exec 2>&1; cat /proc/self/mountinfo; echo; ls /..; stat -c '%A %t:%T %N' /dev/*; ls /proc/self/fd; \
     cat /here/file /single; touch /here/x /ro/x /ro/below/x /rro/below/x; ls /copied; cat /copied/file; \
     stat -c '%n %a' /copied /tmpfs; grep Cap /proc/self/status; touch /x; cat /proc/timer_list; \
     ls /proc/scsi /masked | wc -l; echo > /proc/sys/kernel/hostname; cat /proc/self/cgroup | wc -l; readlink /link; \
