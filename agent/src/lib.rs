@@ -31,13 +31,12 @@ mod statistics;
 
 pub use assembly::run;
 pub use instance::{Instance, InvalidInstance};
+pub use longshore_image::Registries;
 pub use policy::{DEFAULT_POLICY_FILE, HostPolicy, PolicyError};
 pub use reset::{Removed, reset};
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-
-use longshore_image::Registries;
 
 /// All that an agent needs to know before it starts.
 #[derive(Clone)]
@@ -48,7 +47,7 @@ pub struct Config {
     pub endpoint: String,
     /// The join token; needed only until the host has an identity.
     pub token: Option<String>,
-    /// Registries that may be spoken to over plain HTTP.
+    /// Whom to trust, ask and be at registries.
     pub registries: Registries,
     /// What the host permits.
     pub policy: HostPolicy,

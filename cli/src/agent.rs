@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use longshore_agent::{Config, DEFAULT_POLICY_FILE, HostPolicy, Instance};
+use longshore_agent::{Config, DEFAULT_POLICY_FILE, HostPolicy, Instance, Registries};
 
 use crate::place::{self, Place};
 use crate::{scope, shutdown, socket, telling};
@@ -48,6 +48,9 @@ pub(crate) struct HostOptions {
     /// A registry (host:port) that may be spoken to over plain HTTP; loopback always may
     #[arg(long = "insecure-registry", value_name = "HOST:PORT")]
     insecure_registries: Vec<String>,
+    /// Authorities, mirrors and logins of registries (docs/how-to/private-registries.md)
+    #[arg(long, value_name = "FILE")]
+    registries: Option<PathBuf>,
     /// The longshore-runtime program [default: beside this one, then /usr/local/libexec/longshore,
     /// /usr/libexec/longshore]
     #[arg(long, value_name = "FILE")]
@@ -73,9 +76,17 @@ impl HostOptions {
     ) -> Result<Config> {
         let runtime = place::runtime_binary(self.runtime.as_deref())?;
         let mut config = Config::new(instance, endpoint, runtime);
-        config.registries.insecure = self.insecure_registries.clone();
+        config.registries = self.registries()?;
         config.cgroup_parent = parent;
         Ok(config)
+    }
+
+    fn registries(&self) -> Result<Registries> {
+        let variable = |name: &str| std::env::var(name).ok();
+        let mut registries = Registries::of_host(self.registries.as_deref(), variable)?;
+        let insecure = self.insecure_registries.iter().cloned();
+        registries.insecure.extend(insecure);
+        Ok(registries)
     }
 }
 

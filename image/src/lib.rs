@@ -20,7 +20,9 @@ mod user;
 
 pub use error::ImageError;
 pub use oci_spec::image::ImageConfiguration;
-pub use registry::{Credential, Registries};
+pub use registry::{
+    AwsKeys, ClientCertificate, Credential, Ecr, Limits, Proxies, Registries, Registry,
+};
 pub use store::Store;
 pub use user::{User, resolve_user};
 

@@ -2,76 +2,40 @@
 //! pull side only.
 //!
 //! Everything fetched by digest is verified here, except layers, whose bytes are verified by who unpacks them
-//! while they stream. Absent on purpose: push, referrers, mirrors, catalogues.
+//! while they stream. Absent on purpose: push, referrers, catalogues.
 
 pub(crate) mod address;
 pub(crate) mod blob;
 pub(crate) mod challenge;
+pub(crate) mod credentials;
+pub(crate) mod endpoint;
 pub(crate) mod fault;
+pub(crate) mod session;
+pub(crate) mod settings;
 pub(crate) mod token;
 pub(crate) mod transport;
 
-use std::collections::HashMap;
-use std::fmt;
-use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
-
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap};
 use http::{Method, StatusCode};
 use hyper::body::Incoming;
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use crate::digest::Digest;
 use crate::error::{ImageError, printable};
-use crate::manifest::{ACCEPT, DOCUMENT_MAX, Descriptor};
+use crate::manifest::media::ACCEPT;
+use crate::manifest::{DOCUMENT_MAX, Descriptor};
 use crate::reference::Reference;
 use blob::Blob;
+use endpoint::{Down, Endpoint, Rotation};
 use fault::Fault;
+use session::{Asking, Sessions};
+pub use settings::{
+    AwsKeys, ClientCertificate, Credential, Ecr, Limits, Proxies, Registries, Registry,
+};
 use transport::{Answer, Ask, Transport};
 
 const ERROR_BODY_MAX: u64 = 64 * 1024;
-
-/// Which registries may be spoken to over plain HTTP, whose certificates are trusted, and with which
-/// credentials.
-#[derive(Clone, Debug, Default)]
-pub struct Registries {
-    /// `host:port` of registries that speak plain HTTP. Loopback addresses always may.
-    pub insecure: Vec<String>,
-    /// PEM files of certificate authorities that are trusted beside the system's.
-    pub ca_files: Vec<PathBuf>,
-    /// Users of private registries; at most one counts per registry.
-    pub credentials: Vec<Credential>,
-}
-
-impl Registries {
-    /// `authority` is the address spoken to, which for Docker Hub is not the name in references.
-    fn credential(&self, authority: &str) -> Option<&Credential> {
-        let wanted = hub_address(authority);
-        self.credentials
-            .iter()
-            .find(|c| hub_address(&c.registry.to_ascii_lowercase()) == wanted)
-    }
-}
-
-/// A user of a registry.
-#[derive(Clone)]
-pub struct Credential {
-    /// `host[:port]` as in references; `docker.io` for Docker Hub.
-    pub registry: String,
-    /// User name.
-    pub username: String,
-    /// Password or access token; in no log and no Debug output.
-    pub password: String,
-}
-
-impl fmt::Debug for Credential {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credential")
-            .field("registry", &self.registry)
-            .field("username", &self.username)
-            .finish_non_exhaustive()
-    }
-}
 
 /// A manifest or index as the registry sent it, verified.
 #[derive(Debug)]
@@ -86,40 +50,56 @@ pub(crate) struct Fetched {
 pub(crate) struct Client {
     transport: Transport,
     registries: Registries,
-    /// By registry and repository.
-    authorizations: Mutex<HashMap<(String, String), HeaderValue>>,
+    sessions: Sessions,
+    down: Down,
 }
 
 impl Client {
     pub(crate) fn new(registries: Registries) -> Result<Client, ImageError> {
-        let transport =
-            Transport::new(&registries.insecure, &registries.ca_files, transport::STALL)?;
+        endpoint::check(&registries)?;
         Ok(Client {
-            transport,
+            transport: Transport::new(&registries)?,
             registries,
-            authorizations: Mutex::default(),
+            sessions: Sessions::new(),
+            down: Down::default(),
         })
     }
 
-    /// The digest of what `reference` names now, if the registry tells it without sending it.
+    /// The digest of what `reference` names now, if a registry tells it without sending it.
     pub(crate) async fn head(&self, reference: &Reference) -> Result<Option<Digest>, Fault> {
         let subject = reference.to_string();
-        let path = manifest_path(reference, reference.version());
-        let ask = manifest_ask(reference, &subject, &path, Method::HEAD);
-        let answer = self.send(&ask, reference).await?;
-        if answer.response.status() != StatusCode::OK {
-            return Ok(None);
+        let mut rotation = self.rotation(reference);
+        loop {
+            match self.head_at(rotation.current(), &subject, reference).await {
+                Err(fault) => rotation.pass_over(fault)?,
+                told => return told,
+            }
         }
-        Ok(content_digest(answer.response.headers()))
+    }
+
+    async fn head_at(
+        &self,
+        endpoint: &Endpoint,
+        subject: &str,
+        reference: &Reference,
+    ) -> Result<Option<Digest>, Fault> {
+        let path = manifest_path(endpoint, reference.version());
+        let ask = manifest_ask(endpoint, subject, &path, Method::HEAD);
+        let answer = self.send(&ask, endpoint).await?;
+        match answer.response.status() {
+            StatusCode::OK => Ok(content_digest(answer.response.headers())),
+            _ if endpoint.is_mirror => {
+                Err(Fault::Refused(ask.error("the mirror has no such image")))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// What `reference` names: by its digest if it has one, else by its tag.
     pub(crate) async fn manifest(&self, reference: &Reference) -> Result<Fetched, Fault> {
-        let fetched = self.document(reference, reference.version()).await?;
-        match &reference.digest {
-            Some(digest) => verified(reference, fetched, digest),
-            None => Ok(fetched),
-        }
+        let wanted = reference.digest.as_ref();
+        self.document(reference, reference.version(), wanted, None)
+            .await
     }
 
     /// A manifest that an index points at.
@@ -128,16 +108,9 @@ impl Client {
         reference: &Reference,
         line: &Descriptor,
     ) -> Result<Fetched, Fault> {
-        let fetched = self.document(reference, line.digest.as_str()).await?;
-        let fetched = verified(reference, fetched, &line.digest)?;
-        if fetched.bytes.len() as u64 != line.size {
-            return Err(Fault::Refused(ImageError::new(
-                "fetch manifest",
-                reference,
-                format!("{} is not as long as the index says", line.digest),
-            )));
-        }
-        Ok(fetched)
+        let wanted = &line.digest;
+        self.document(reference, wanted.as_str(), Some(wanted), Some(line.size))
+            .await
     }
 
     /// A small blob (a configuration), whole and verified.
@@ -146,26 +119,44 @@ impl Client {
         reference: &Reference,
         blob: &Descriptor,
     ) -> Result<Vec<u8>, Fault> {
-        let refuse = |cause: String| {
-            Fault::Refused(ImageError::new("fetch configuration", reference, cause))
-        };
         if blob.size > DOCUMENT_MAX {
-            return Err(refuse(format!(
+            let cause = format!(
                 "the configuration is said to have {} bytes; at most {DOCUMENT_MAX} are read",
                 blob.size
-            )));
+            );
+            return Err(ImageError::new("fetch configuration", reference, cause).into());
         }
-        let mut stream = self.blob("fetch configuration", reference, blob);
+        let mut rotation = self.rotation(reference);
+        loop {
+            match self
+                .small_blob_at(rotation.current(), reference, blob)
+                .await
+            {
+                Err(fault) => rotation.pass_over(fault)?,
+                whole => return whole,
+            }
+        }
+    }
+
+    async fn small_blob_at(
+        &self,
+        endpoint: &Endpoint,
+        reference: &Reference,
+        blob: &Descriptor,
+    ) -> Result<Vec<u8>, Fault> {
+        let rotation = Rotation::only(endpoint.clone(), &self.down);
+        let mut stream = Blob::new(self, "fetch configuration", reference, blob, rotation);
         let mut bytes = Vec::new();
         while let Some(piece) = stream.next().await? {
             bytes.extend_from_slice(&piece);
         }
         let digest = Digest::of(&bytes);
         if digest != blob.digest {
-            return Err(refuse(format!(
+            let cause = format!(
                 "wrong digest: asked for {}, got {digest}; the registry's copy is damaged, push the image again",
                 blob.digest
-            )));
+            );
+            return Err(ImageError::new("fetch configuration", reference, cause).into());
         }
         Ok(bytes)
     }
@@ -174,17 +165,47 @@ impl Client {
     pub(crate) fn blob<'a>(
         &'a self,
         step: &'static str,
-        reference: &'a Reference,
+        reference: &Reference,
         blob: &Descriptor,
     ) -> Blob<'a> {
-        Blob::new(self, step, reference, blob)
+        Blob::new(self, step, reference, blob, self.rotation(reference))
     }
 
-    async fn document(&self, reference: &Reference, version: &str) -> Result<Fetched, Fault> {
+    fn rotation(&self, reference: &Reference) -> Rotation<'_> {
+        Rotation::new(&self.registries, reference, &self.down, Instant::now())
+    }
+
+    /// A manifest or index, of this digest and size where they are known.
+    async fn document(
+        &self,
+        reference: &Reference,
+        version: &str,
+        wanted: Option<&Digest>,
+        size: Option<u64>,
+    ) -> Result<Fetched, Fault> {
+        let mut rotation = self.rotation(reference);
+        loop {
+            let asked = self.document_at(rotation.current(), reference, version);
+            let checked = asked
+                .await
+                .and_then(|fetched| verified(reference, fetched, wanted, size));
+            match checked {
+                Err(fault) => rotation.pass_over(fault)?,
+                whole => return whole,
+            }
+        }
+    }
+
+    async fn document_at(
+        &self,
+        endpoint: &Endpoint,
+        reference: &Reference,
+        version: &str,
+    ) -> Result<Fetched, Fault> {
         let subject = reference.to_string();
-        let path = manifest_path(reference, version);
-        let ask = manifest_ask(reference, &subject, &path, Method::GET);
-        let answer = self.send(&ask, reference).await?;
+        let path = manifest_path(endpoint, version);
+        let ask = manifest_ask(endpoint, &subject, &path, Method::GET);
+        let answer = self.send(&ask, endpoint).await?;
         let response = self.expect(&ask, answer, &[StatusCode::OK]).await?;
         let claimed = content_digest(response.headers());
         let content_type = response.headers().get(header::CONTENT_TYPE);
@@ -209,37 +230,13 @@ impl Client {
         })
     }
 
-    /// Sends with what authorization we have, and once more after answering a challenge.
-    async fn send(&self, ask: &Ask<'_>, reference: &Reference) -> Result<Answer, Fault> {
-        let key = (reference.registry.clone(), reference.repository.clone());
-        let known = self.lock().get(&key).cloned();
-        let answer = self.transport.send(ask, known.as_ref()).await?;
-        // A challenge of another host, reached by redirect, must not be answered with this one's secrets.
-        if answer.response.status() != StatusCode::UNAUTHORIZED || answer.redirected_away {
-            return Ok(answer);
-        }
-        let Some(challenge) = token::challenge_in(answer.response.headers()) else {
-            return Ok(answer);
+    async fn send(&self, ask: &Ask<'_>, endpoint: &Endpoint) -> Result<Answer, Fault> {
+        let asking = Asking {
+            transport: &self.transport,
+            registries: &self.registries,
+            repository: &endpoint.repository,
         };
-        let fresh = token::answer(
-            &self.transport,
-            &self.registries,
-            ask,
-            &reference.repository,
-            challenge,
-        )
-        .await;
-        let fresh = fresh.inspect_err(|_| {
-            self.lock().remove(&key);
-        })?;
-        self.lock().insert(key, fresh.clone());
-        self.transport.send(ask, Some(&fresh)).await
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), HeaderValue>> {
-        self.authorizations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.sessions.send(asking, ask).await
     }
 
     /// The response if its status is one of `good`, else the error it stands for.
@@ -271,12 +268,12 @@ fn hub_address(registry: &str) -> &str {
     }
 }
 
-fn manifest_path(reference: &Reference, version: &str) -> String {
-    format!("/v2/{}/manifests/{version}", reference.repository)
+fn manifest_path(endpoint: &Endpoint, version: &str) -> String {
+    format!("/v2/{}/manifests/{version}", endpoint.repository)
 }
 
 fn manifest_ask<'a>(
-    reference: &'a Reference,
+    endpoint: &'a Endpoint,
     subject: &'a str,
     path: &'a str,
     method: Method,
@@ -285,23 +282,32 @@ fn manifest_ask<'a>(
         step: "fetch manifest",
         subject,
         method,
-        authority: hub_address(&reference.registry),
+        authority: &endpoint.authority,
         path,
         accept: Some(ACCEPT),
         from: 0,
+        post: None,
     }
 }
 
-fn verified(reference: &Reference, fetched: Fetched, wanted: &Digest) -> Result<Fetched, Fault> {
-    if fetched.digest != *wanted {
-        return Err(Fault::Refused(ImageError::new(
-            "fetch manifest",
-            reference,
-            format!(
-                "wrong digest: asked for {wanted}, got {}; the registry's copy is damaged, push the image again",
-                fetched.digest
-            ),
-        )));
+fn verified(
+    reference: &Reference,
+    fetched: Fetched,
+    wanted: Option<&Digest>,
+    size: Option<u64>,
+) -> Result<Fetched, Fault> {
+    let refuse = |cause| Err(ImageError::new("fetch manifest", reference, cause).into());
+    if let Some(wanted) = wanted
+        && fetched.digest != *wanted
+    {
+        return refuse(format!(
+            "wrong digest: asked for {wanted}, got {}; the registry's copy is damaged, push the image again",
+            fetched.digest
+        ));
+    }
+    if size.is_some_and(|size| fetched.bytes.len() as u64 != size) {
+        let digest = &fetched.digest;
+        return refuse(format!("{digest} is not as long as the index says"));
     }
     Ok(fetched)
 }

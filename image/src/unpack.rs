@@ -1,28 +1,29 @@
 //! One layer from bytes to a directory: compressed bytes come in pieces from the network, a tree of files and
 //! two digests go out.
 //!
-//!   pieces ─▶ sha256 ─▶ gunzip ─▶ sha256 (diff ID) ─▶ tar ─▶ files below one directory descriptor
+//!   pieces ─▶ sha256 ─▶ gunzip or unzstd ─▶ sha256 (diff ID) ─▶ tar ─▶ files below one directory descriptor
 //!
 //! All of it runs inline on one blocking thread. Nothing here decides whether the digests are the right ones,
-//! nor makes the tree visible. Absent on purpose: zstd (refused by name), and any look at other layers: what a
-//! layer leaves to those below it is told in [`Outline`].
+//! nor makes the tree visible. Absent on purpose: any look at other layers: what a layer leaves to those below it
+//! is told in [`Outline`].
 
 pub(crate) mod archive;
 pub(crate) mod at;
+mod decoder;
 pub(crate) mod entry;
 pub(crate) mod stream;
 pub(crate) mod tree;
 
 use std::fmt::{self, Display};
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufReader, Read};
 use std::os::fd::OwnedFd;
 
-use flate2::bufread::MultiGzDecoder;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, Hasher};
 use crate::error::printable_bytes;
 use archive::Archive;
+use decoder::decoder;
 use stream::Pieces;
 use tree::Tree;
 
@@ -147,7 +148,7 @@ fn unpack_from(
     bounds: Bounds,
 ) -> Result<(Digest, Outline), Fail> {
     let mut raw = Raw {
-        decoder: decoder(source)?,
+        decoder: decoder(&mut *source)?,
         hasher: Hasher::default(),
         bytes: 0,
         limit: bounds.bytes,
@@ -172,24 +173,10 @@ fn unpack_from(
     outline.bytes = raw.bytes;
     let diff_id = std::mem::take(&mut raw.hasher).finish();
     drop(raw);
-    // Bytes behind the last gzip member would be outside the diff ID; the decoder refuses them, so this only
+    // Bytes behind the last gzip member or zstd frame would be outside the diff ID; the decoder refuses them, so this only
     // finds the end.
     source.drain().map_err(Fail::stream)?;
     Ok((diff_id, outline))
-}
-
-/// Registries mislabel plain and gzip layers, so the first bytes decide, as they do for containerd.
-fn decoder(source: &mut Pieces) -> Result<Box<dyn Read + '_>, Fail> {
-    let start = source.fill_buf().map_err(Fail::stream)?;
-    Ok(match start {
-        [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(source)),
-        [0x28, 0xb5, ..] => {
-            return Err(Fail::content(
-                "zstd layers are not supported yet; push the image with gzip layers",
-            ));
-        }
-        _ => Box::new(source),
-    })
 }
 
 /// The archive's bytes: hashed, counted, bounded.

@@ -3,15 +3,13 @@
 //! Pure and bounded; the header is foreign text. Other schemes (Digest, Negotiate) are skipped, and if none is
 //! left the caller refuses by name.
 
+use super::token::Bearer;
+
 /// How a registry wants to be asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Challenge {
     /// Fetch a token from `realm` first (distribution spec, token authentication).
-    Bearer {
-        realm: String,
-        service: Option<String>,
-        scope: Option<String>,
-    },
+    Bearer(Bearer),
     /// User and password with each request.
     Basic,
 }
@@ -60,11 +58,11 @@ fn challenge(scheme: &str, parameters: &[(String, String)]) -> Option<Challenge>
     };
     match scheme {
         "basic" => Some(Challenge::Basic),
-        "bearer" => Some(Challenge::Bearer {
+        "bearer" => Some(Challenge::Bearer(Bearer {
             realm: get("realm")?,
             service: get("service"),
             scope: get("scope"),
-        }),
+        })),
         _ => None,
     }
 }
@@ -103,11 +101,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn bearer(realm: &str, service: Option<&str>, scope: Option<&str>) -> Challenge {
-        Challenge::Bearer {
+        Challenge::Bearer(Bearer {
             realm: realm.into(),
             service: service.map(Into::into),
             scope: scope.map(Into::into),
-        }
+        })
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub(crate) enum Broken {
     Connect(String),
     /// A connection broke before the answer.
     Wire(String),
+    /// No answer came.
+    Silent(String),
 }
 
 /// Sorts an error of the HTTP client by walking its sources.

@@ -1,86 +1,117 @@
-//! Answers to a registry's challenge: a token from its token service, or user and password.
+//! A token service: what a registry's Bearer challenge sends us to.
 //!
-//! Absent on purpose: OAuth2's POST and refresh tokens (the GET form serves all registries we met), and any
-//! storing of tokens: they live in memory as long as the client, and Debug does not show them.
+//! Sources: distribution spec, "Token Authentication"; docker's registry documentation, "Token Authentication
+//! Specification" and "OAuth2 Token Authentication". User and password go by GET, an identity token goes by POST as an
+//! OAuth2 refresh token. Tokens live in memory as long as the client, and Debug does not show them.
+
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use http::Method;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::HeaderValue;
 use serde::Deserialize;
+use tokio::time::Instant;
 
-use super::challenge::{self, Challenge};
+use super::credentials::Login;
 use super::fault::Fault;
-use super::transport::{Ask, Transport};
-use super::{Credential, Registries};
+use super::transport::{Ask, Post, Transport};
 use crate::error::{ImageError, printable};
 
 const TOKEN_ANSWER_MAX: u64 = 256 * 1024;
+/// How long a token lives of which nobody says it (the specification's default).
+const LIFETIME: u64 = 60;
+/// Ours for token services; some want to know who asks.
+const CLIENT_ID: &str = "longshore";
+
+/// What a Bearer challenge asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Bearer {
+    pub(crate) realm: String,
+    pub(crate) service: Option<String>,
+    pub(crate) scope: Option<String>,
+}
+
+/// The value of an Authorization header, and from when on it should be made anew.
+#[derive(Clone, Debug)]
+pub(crate) struct Granted {
+    pub(crate) header: HeaderValue,
+    pub(crate) renew_at: Option<Instant>,
+}
+
+impl Granted {
+    /// User and password with each request; they have no end.
+    pub(crate) fn basic(username: &str, password: &str) -> Granted {
+        Granted {
+            header: basic(username, password),
+            renew_at: None,
+        }
+    }
+
+    /// A token that the registry takes as it is.
+    pub(crate) fn token(token: &str) -> Option<Granted> {
+        let header = sensitive(&format!("Bearer {token}"))?;
+        Some(Granted {
+            header,
+            renew_at: None,
+        })
+    }
+}
 
 #[derive(Deserialize)]
 struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
+    expires_in: Option<u64>,
 }
 
-/// The first challenge of an answer that we can meet.
-pub(crate) fn challenge_in(headers: &HeaderMap) -> Option<Challenge> {
-    headers
-        .get_all(header::WWW_AUTHENTICATE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(challenge::parse)
-        .next()
-}
-
-/// The value for the Authorization header that meets `challenge`.
-pub(crate) async fn answer(
+/// Fetches the token that meets `bearer`. `ask` is the request that was challenged.
+pub(crate) async fn fetch(
     transport: &Transport,
-    registries: &Registries,
     ask: &Ask<'_>,
     repository: &str,
-    challenge: Challenge,
-) -> Result<HeaderValue, Fault> {
-    let credential = registries.credential(ask.authority);
-    match challenge {
-        Challenge::Basic => match credential {
-            Some(credential) => Ok(basic(credential)),
-            None => Err(Fault::Refused(ask.error(format!(
-                "unauthorized: registry {} wants a user and a password; give it credentials",
-                ask.authority
-            )))),
-        },
-        Challenge::Bearer {
-            realm,
-            service,
-            scope,
-        } => {
-            let scope = scope.unwrap_or_else(|| format!("repository:{repository}:pull"));
-            let plain = transport.may_be_plain(ask.authority);
-            let (authority, path) =
-                token_address(transport, plain, &realm, service.as_deref(), &scope)
-                    .map_err(|cause| ask.error(cause))?;
-            let token_ask = Ask {
-                step: "authorize",
-                subject: ask.subject,
-                method: Method::GET,
-                authority: &authority,
-                path: &path,
-                accept: Some("application/json"),
-                from: 0,
-            };
-            fetch_token(transport, &token_ask, credential).await
-        }
+    bearer: &Bearer,
+    login: Option<&Login>,
+) -> Result<Granted, Fault> {
+    let own_scope = format!("repository:{repository}:pull");
+    let scope = bearer.scope.as_deref().unwrap_or(&own_scope);
+    let plain = transport.may_be_plain(ask.authority);
+    let service = bearer.service.as_deref();
+    let (authority, mut path) =
+        token_address(transport, plain, &bearer.realm).map_err(|cause| ask.error(cause))?;
+    let (authorization, post) = match login {
+        Some(Login::Identity(token)) => (None, Some(refresh_form(service, scope, token))),
+        Some(Login::Password { username, password }) => (Some(basic(username, password)), None),
+        Some(Login::Token(_)) | None => (None, None),
+    };
+    if post.is_none() {
+        let fields = query(service, scope);
+        let separator = if path.contains('?') { '&' } else { '?' };
+        path = format!("{path}{separator}{fields}");
     }
+    let token_ask = Ask {
+        step: "authorize",
+        subject: ask.subject,
+        method: match post {
+            Some(_) => Method::POST,
+            None => Method::GET,
+        },
+        authority: &authority,
+        path: &path,
+        accept: Some("application/json"),
+        from: 0,
+        post,
+    };
+    exchange(transport, &token_ask, authorization.as_ref()).await
 }
 
-async fn fetch_token(
+async fn exchange(
     transport: &Transport,
     ask: &Ask<'_>,
-    credential: Option<&Credential>,
-) -> Result<HeaderValue, Fault> {
-    let authorization = credential.map(basic);
-    let answer = transport.send(ask, authorization.as_ref()).await?;
+    authorization: Option<&HeaderValue>,
+) -> Result<Granted, Fault> {
+    let answer = transport.send(ask, authorization).await?;
     let status = answer.response.status();
     if !status.is_success() {
         return Err(Fault::Refused(ask.error(format!(
@@ -88,6 +119,7 @@ async fn fetch_token(
             ask.authority
         ))));
     }
+    let now = Instant::now();
     let body = answer.response.into_body();
     let bytes = transport.read(ask, body, TOKEN_ANSWER_MAX).await?;
     // Neither the answer nor the parser's words may reach an error: both could hold the token.
@@ -98,23 +130,31 @@ async fn fetch_token(
         ))
     };
     let parsed: TokenAnswer = serde_json::from_slice(&bytes).map_err(|_| bad())?;
+    let lifetime = parsed.expires_in.unwrap_or(LIFETIME);
     let token = parsed
         .token
         .or(parsed.access_token)
-        .filter(|t| !t.is_empty());
-    let value = format!("Bearer {}", token.ok_or_else(bad)?);
-    Ok(sensitive(&value).ok_or_else(bad)?)
+        .filter(|t| !t.is_empty())
+        .ok_or_else(bad)?;
+    let granted = Granted::token(&token).ok_or_else(bad)?;
+    Ok(Granted {
+        renew_at: now.checked_add(renew_after(lifetime)),
+        ..granted
+    })
 }
 
-/// Authority and path of the token request. The realm is the registry's word: it must be https, unless plain
-/// HTTP is allowed with that host and with the registry too (`plain`): a registry elsewhere must not choose what
-/// is asked of this host's loopback.
+/// At four fifths of a token's life, so that it does not end between our look at it and the registry's.
+fn renew_after(lifetime: u64) -> Duration {
+    Duration::from_secs(lifetime) / 5 * 4
+}
+
+/// Authority and path of the token service. The realm is the registry's word: it must be https, unless plain HTTP is
+/// allowed with that host and with the registry too (`plain`): a registry elsewhere must not choose what is asked
+/// of this host's loopback.
 fn token_address(
     transport: &Transport,
     plain: bool,
     realm: &str,
-    service: Option<&str>,
-    scope: &str,
 ) -> Result<(String, String), String> {
     let bad = |why: &str| {
         format!(
@@ -135,22 +175,33 @@ fn token_address(
         Some("http") if plain && transport.may_be_plain(authority) => {}
         _ => return Err(bad("it is not https")),
     }
-    let mut path = uri.path().to_owned();
-    let mut separator = '?';
-    let mut push = |text: &str| {
-        path.push(std::mem::replace(&mut separator, '&'));
-        path.push_str(text);
-    };
-    if let Some(query) = uri.query() {
-        push(query);
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    Ok((authority.to_owned(), path.to_owned()))
+}
+
+/// Several scopes of one challenge are several fields of the query.
+fn query(service: Option<&str>, scope: &str) -> String {
+    let service = service.map(|service| format!("service={}", encoded(service)));
+    let scopes = scope.split(' ').filter(|s| !s.is_empty());
+    let scopes = scopes.map(|scope| format!("scope={}", encoded(scope)));
+    let fields: Vec<String> = service.into_iter().chain(scopes).collect();
+    fields.join("&")
+}
+
+/// OAuth2's form has one scope field (RFC 6749, section 6).
+fn refresh_form(service: Option<&str>, scope: &str, token: &str) -> Post {
+    let service = service.unwrap_or_default();
+    let form = format!(
+        "grant_type=refresh_token&client_id={CLIENT_ID}&service={}&scope={}&refresh_token={}",
+        encoded(service),
+        encoded(scope),
+        encoded(token)
+    );
+    Post {
+        content_type: "application/x-www-form-urlencoded",
+        body: Bytes::from(form),
+        headers: Vec::new(),
     }
-    if let Some(service) = service {
-        push(&format!("service={}", encoded(service)));
-    }
-    for scope in scope.split(' ').filter(|s| !s.is_empty()) {
-        push(&format!("scope={}", encoded(scope)));
-    }
-    Ok((authority.to_owned(), path))
 }
 
 /// Percent-encoding of a query value (RFC 3986, unreserved characters stay, and `:/,` which services expect).
@@ -176,8 +227,8 @@ fn encoded(text: &str) -> String {
     out
 }
 
-fn basic(credential: &Credential) -> HeaderValue {
-    let pair = STANDARD.encode(format!("{}:{}", credential.username, credential.password));
+fn basic(username: &str, password: &str) -> HeaderValue {
+    let pair = STANDARD.encode(format!("{username}:{password}"));
     // Base64 text is always a valid header value.
     sensitive(&format!("Basic {pair}")).unwrap_or_else(|| HeaderValue::from_static("Basic"))
 }
@@ -191,32 +242,36 @@ fn sensitive(value: &str) -> Option<HeaderValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use crate::registry::settings::Registries;
 
     fn transport() -> Transport {
-        Transport::new(&["in.example:80".into()], &[], Duration::from_secs(1)).unwrap()
+        let insecure = vec!["in.example:80".into()];
+        Transport::new(&Registries {
+            insecure,
+            ..Registries::default()
+        })
+        .unwrap()
     }
 
     #[test]
     fn the_token_request_names_service_and_scope() {
-        let address = |realm: &str| {
-            token_address(
-                &transport(),
-                true,
-                realm,
-                Some("a b"),
-                "repository:x/y:pull other",
-            )
-        };
+        let address = |realm: &str| token_address(&transport(), true, realm);
         assert_eq!(
             address("https://auth.example/token?x=1").unwrap(),
-            (
-                "auth.example".to_owned(),
-                "/token?x=1&service=a%20b&scope=repository:x/y:pull&scope=other".to_owned()
-            )
+            ("auth.example".to_owned(), "/token?x=1".to_owned())
         );
         assert!(address("http://127.0.0.1:5001/t").is_ok());
         assert!(address("http://in.example:80/t").is_ok());
+        assert_eq!(
+            query(Some("a b"), "repository:x/y:pull other"),
+            "service=a%20b&scope=repository:x/y:pull&scope=other"
+        );
+        assert_eq!(query(None, "s"), "scope=s");
+        let form = refresh_form(Some("r.io"), "one two", "a&b=c").body;
+        assert_eq!(
+            form,
+            "grant_type=refresh_token&client_id=longshore&service=r.io&scope=one%20two&refresh_token=a%26b%3Dc"
+        );
     }
 
     #[test]
@@ -229,25 +284,25 @@ mod tests {
             "",
             "https://",
         ] {
-            assert!(
-                token_address(&transport(), true, realm, None, "s").is_err(),
-                "{realm}"
-            );
+            let refused = token_address(&transport(), true, realm);
+            assert!(refused.is_err(), "{realm}");
         }
-        let address = |realm: &str| token_address(&transport(), false, realm, None, "s");
+        let address = |realm: &str| token_address(&transport(), false, realm);
         assert!(address("http://127.0.0.1:2375/images/create").is_err());
         assert!(address("https://auth.example/token").is_ok());
     }
 
     #[test]
+    fn a_token_is_renewed_before_its_end() {
+        assert_eq!(renew_after(60), Duration::from_secs(48));
+        assert_eq!(renew_after(0), Duration::ZERO);
+    }
+
+    #[test]
     fn debug_shows_no_password() {
-        let credential = Credential {
-            registry: "r".into(),
-            username: "u".into(),
-            password: "s3cr3t".into(),
-        };
-        let header = basic(&credential);
-        assert!(!format!("{credential:?} {header:?}").contains("s3cr3t"));
-        assert!(!format!("{header:?}").contains(&STANDARD.encode("u:s3cr3t")));
+        let granted = Granted::basic("u", "s3cr3t");
+        let post = refresh_form(None, "s", "s3cr3t");
+        let shown = format!("{granted:?} {post:?}");
+        assert!(!shown.contains("s3cr3t") && !shown.contains(&STANDARD.encode("u:s3cr3t")));
     }
 }

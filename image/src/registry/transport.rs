@@ -1,40 +1,33 @@
-//! One HTTP exchange with a registry: which scheme, redirects, timeouts, retries.
+//! One HTTP exchange with a registry: which scheme, redirects, time limits, retries.
 //!
 //! It knows nothing of images. HTTPS always, unless the host is a loopback address or the operator called the
 //! registry insecure; then TLS is tried first, and plain HTTP follows only if the peer does not speak TLS.
-//! Absent on purpose: proxies, cookies, HTTP/2 (one stream per layer is as fast over HTTP/1.1), certificate
-//! checks that can be switched off.
+//! Absent on purpose: cookies, and certificate checks that can be switched off.
+
+mod dial;
+mod patience;
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::uri::{Scheme, Uri};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use tokio::time::timeout;
+use jiff::Timestamp;
+use tokio::time::{Instant, timeout};
 
 use super::address::{is_loopback, redirect_target, uri};
 use super::fault::{Broken, Fault, classify};
+use super::hub_address;
+use super::settings::{Limits, Registries};
 use crate::error::{ImageError, printable};
+use dial::{HttpClient, Routes, http_client};
+use patience::{ATTEMPTS, CONNECTIONS, RETRY_AFTER_MAX, backoff, retry_after};
 
-/// No byte for this long is a dead peer.
-pub(crate) const STALL: Duration = Duration::from_secs(60);
-const CONNECT: Duration = Duration::from_secs(15);
 const REDIRECTS_MAX: usize = 5;
-const ATTEMPTS: u32 = 4;
-/// A registry that wants us to wait longer than this is reported as busy instead.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 const USER_AGENT: &str = concat!("longshore/", env!("CARGO_PKG_VERSION"));
 
 /// A request, and the words for its errors.
@@ -49,6 +42,22 @@ pub(crate) struct Ask<'a> {
     pub(crate) accept: Option<&'static str>,
     /// First byte wanted, if not the first of all.
     pub(crate) from: u64,
+    /// What is sent along; only with POST, and never to where a redirect leads.
+    pub(crate) post: Option<Post>,
+}
+
+/// The body of a POST. Debug does not show it: it may hold a secret.
+#[derive(Clone)]
+pub(crate) struct Post {
+    pub(crate) content_type: &'static str,
+    pub(crate) body: Bytes,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl std::fmt::Debug for Post {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Post").finish_non_exhaustive()
+    }
 }
 
 impl Ask<'_> {
@@ -64,11 +73,14 @@ pub(crate) struct Answer {
 }
 
 pub(crate) struct Transport {
-    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    client: HttpClient,
+    /// Of registries that have authorities or a certificate of their own, by authority.
+    own: HashMap<String, HttpClient>,
+    routes: Arc<Routes>,
     insecure: HashSet<String>,
     /// What insecure and loopback registries turned out to speak.
     spoken: Mutex<HashMap<String, Scheme>>,
-    stall: Duration,
+    limits: Limits,
 }
 
 impl std::fmt::Debug for Transport {
@@ -78,30 +90,31 @@ impl std::fmt::Debug for Transport {
 }
 
 impl Transport {
-    pub(crate) fn new(
-        insecure: &[String],
-        ca_files: &[PathBuf],
-        stall: Duration,
-    ) -> Result<Transport, ImageError> {
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(CONNECT));
-        let https = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(tls_config(ca_files)?)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(http);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(30))
-            .build(https);
+    pub(crate) fn new(registries: &Registries) -> Result<Transport, ImageError> {
+        let routes = Arc::new(Routes::new(&registries.proxies)?);
+        let mut own = HashMap::new();
+        for (name, settings) in &registries.registries {
+            let certificate = settings.client_certificate.as_ref();
+            if certificate.is_some() || !settings.ca_files.is_empty() {
+                let ca_files = [&registries.ca_files[..], &settings.ca_files].concat();
+                let name = hub_address(&name.to_ascii_lowercase()).to_owned();
+                own.insert(name, http_client(&ca_files, certificate, &routes)?);
+            }
+        }
+        let insecure = registries.insecure.iter();
         Ok(Transport {
-            client,
-            insecure: insecure.iter().map(|r| r.to_ascii_lowercase()).collect(),
+            client: http_client(&registries.ca_files, None, &routes)?,
+            own,
+            routes,
+            insecure: insecure.map(|r| r.to_ascii_lowercase()).collect(),
             spoken: Mutex::default(),
-            stall,
+            limits: registries.limits,
         })
+    }
+
+    /// When something that begins now must be done.
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + self.limits.total()
     }
 
     /// Sends, and sends again while the registry is busy (429, 5xx), with a bounded backoff.
@@ -117,7 +130,8 @@ impl Transport {
             if status != StatusCode::TOO_MANY_REQUESTS && !status.is_server_error() {
                 return Ok(answer);
             }
-            let wait = retry_after(&answer.response).unwrap_or_else(|| backoff(attempt));
+            let asked = retry_after(answer.response.headers(), Timestamp::now());
+            let wait = asked.unwrap_or_else(|| backoff(attempt));
             if attempt == ATTEMPTS || wait > RETRY_AFTER_MAX {
                 let cause = format!(
                     "registry {} answered {status} {attempt} times; try again later",
@@ -131,11 +145,20 @@ impl Transport {
         }
     }
 
-    /// The next piece of a body; None at its end.
-    pub(crate) async fn frame(&self, body: &mut Incoming) -> Result<Option<Bytes>, String> {
+    /// The next piece of a body; None at its end. `deadline` is for the whole body.
+    pub(crate) async fn frame(
+        &self,
+        body: &mut Incoming,
+        deadline: Instant,
+    ) -> Result<Option<Bytes>, String> {
         loop {
-            match timeout(self.stall, body.frame()).await {
-                Err(_) => return Err(format!("no byte for {} s", self.stall.as_secs())),
+            let stall = self.limits.inactivity();
+            let left = deadline.saturating_duration_since(Instant::now());
+            match timeout(stall.min(left), body.frame()).await {
+                Err(_) if left <= stall => {
+                    return Err(format!("not done after {} s", self.limits.total_seconds));
+                }
+                Err(_) => return Err(format!("no byte for {} s", stall.as_secs())),
                 Ok(None) => return Ok(None),
                 Ok(Some(Err(e))) => return Err(super::fault::chain(&e)),
                 Ok(Some(Ok(frame))) => {
@@ -155,8 +178,9 @@ impl Transport {
         max: u64,
     ) -> Result<Vec<u8>, Fault> {
         let mut whole = Vec::new();
+        let deadline = self.deadline();
         loop {
-            match self.frame(&mut body).await {
+            match self.frame(&mut body, deadline).await {
                 Ok(None) => return Ok(whole),
                 Ok(Some(data)) => whole.extend_from_slice(&data),
                 Err(cause) => {
@@ -191,6 +215,10 @@ impl Transport {
                     response,
                     redirected_away,
                 });
+            }
+            if ask.post.is_some() {
+                let cause = format!("{} redirected a POST; refused", ask.authority);
+                return Err(Fault::Refused(ask.error(cause)));
             }
             let next =
                 redirect_target(&target, response.headers()).map_err(|cause| ask.error(cause))?;
@@ -249,17 +277,24 @@ impl Transport {
         sent.map_err(|broken| fault(ask, uri.authority().map_or("", |a| a.as_str()), broken))
     }
 
-    /// A connection may break between request and answer (servers close idle ones just then): a GET bears
-    /// being sent again.
+    /// A connection may break between request and answer (servers close idle ones just then), or not come about for
+    /// a moment: all that we ask bears being asked again.
     async fn attempt(
         &self,
         ask: &Ask<'_>,
         uri: &Uri,
         authorization: Option<&HeaderValue>,
     ) -> Result<Response<Incoming>, Broken> {
-        match self.once(ask, uri, authorization).await {
-            Err(Broken::Wire(_)) => self.once(ask, uri, authorization).await,
-            other => other,
+        let mut attempt = 1;
+        loop {
+            match self.once(ask, uri, authorization).await {
+                Err(Broken::Wire(_)) if attempt == 1 => {}
+                Err(Broken::Wire(_) | Broken::Connect(_)) if attempt < CONNECTIONS => {
+                    tokio::time::sleep(backoff(attempt)).await;
+                }
+                other => return other,
+            }
+            attempt += 1;
         }
     }
 
@@ -282,17 +317,35 @@ impl Transport {
         if ask.from > 0 {
             request = request.header(header::RANGE, format!("bytes={}-", ask.from));
         }
+        if let Some(value) = self.routes.proxy_authorization(uri) {
+            request = request.header(header::PROXY_AUTHORIZATION, value);
+        }
+        let mut body = Bytes::new();
+        if let Some(post) = &ask.post {
+            request = request.header(header::CONTENT_TYPE, post.content_type);
+            for (name, value) in &post.headers {
+                request = request.header(name, value.clone());
+            }
+            body = post.body.clone();
+        }
         let request = request
-            .body(Empty::new())
-            .map_err(|e| Broken::Wire(e.to_string()))?;
-        match timeout(self.stall, self.client.request(request)).await {
-            Err(_) => Err(Broken::Connect(format!(
+            .body(Full::new(body))
+            .map_err(|e| Broken::Silent(e.to_string()))?;
+        let stall = self.limits.inactivity();
+        match timeout(stall, self.client(uri).request(request)).await {
+            Err(_) => Err(Broken::Silent(format!(
                 "no answer for {} s",
-                self.stall.as_secs()
+                stall.as_secs()
             ))),
             Ok(Err(e)) => Err(classify(&e)),
             Ok(Ok(response)) => Ok(response),
         }
+    }
+
+    fn client(&self, uri: &Uri) -> &HttpClient {
+        let authority = uri.authority().map(|a| a.as_str().to_ascii_lowercase());
+        let own = authority.and_then(|authority| self.own.get(&authority));
+        own.unwrap_or(&self.client)
     }
 
     fn check_redirect(&self, from: &Uri, to: &Uri) -> Result<(), String> {
@@ -332,38 +385,16 @@ impl Transport {
     }
 }
 
-fn tls_config(ca_files: &[PathBuf]) -> Result<rustls::ClientConfig, ImageError> {
-    let mut roots = rustls::RootCertStore::empty();
-    // A host without certificates still has loopback registries; HTTPS then fails by name, with its remedy.
-    let native = rustls_native_certs::load_native_certs();
-    roots.add_parsable_certificates(native.certs);
-    for file in ca_files {
-        let bad = |e: &dyn std::fmt::Display| {
-            let cause = format!("{e}; name a readable PEM file of certificates");
-            ImageError::new("read certificate authorities", file.display(), cause)
-        };
-        for certificate in CertificateDer::pem_file_iter(file).map_err(|e| bad(&e))? {
-            let certificate = certificate.map_err(|e| bad(&e))?;
-            roots.add(certificate).map_err(|e| bad(&e))?;
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| ImageError::new("prepare", "TLS", e))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
-}
-
 /// `authority` is host and port as they were dialled: the port may be what is wrong.
 fn fault(ask: &Ask<'_>, authority: &str, broken: Broken) -> Fault {
     let host = printable(authority, 100);
     match broken {
-        Broken::Connect(cause) | Broken::Wire(cause) => Fault::Unreachable(ask.error(format!(
+        Broken::Connect(cause) | Broken::Wire(cause) | Broken::Silent(cause) => Fault::Unreachable(ask.error(format!(
             "registry {host} cannot be reached: {cause}; check its name, the network and that it runs"
         ))),
         Broken::Tls(cause) => Fault::Refused(ask.error(format!(
             "TLS with registry {host} failed: {cause}; install ca-certificates, or name the registry's \
-             authority in the agent's CA files"
+             authority (and our certificate, if it wants one) in the registries file"
         ))),
         Broken::NotTls(cause) => Fault::Refused(ask.error(format!(
             "registry {host} does not speak TLS: {cause}; if plain HTTP may be trusted, name it insecure"
@@ -373,18 +404,6 @@ fn fault(ask: &Ask<'_>, authority: &str, broken: Broken) -> Fault {
 
 fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
-}
-
-fn retry_after(response: &Response<Incoming>) -> Option<Duration> {
-    let value = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?;
-    value.trim().parse().ok().map(Duration::from_secs)
-}
-
-/// 0.5 s, 1 s, 2 s, each up to a quarter longer, so that many hosts do not come back at once.
-fn backoff(attempt: u32) -> Duration {
-    let base = Duration::from_millis(500) * 2u32.pow(attempt.min(6) - 1);
-    let jitter = crate::store::random_bytes()[0];
-    base + base * u32::from(jitter) / 1024
 }
 
 #[cfg(test)]

@@ -30,6 +30,8 @@ struct Record {
 pub(crate) enum Missed {
     /// The download stopped; who downloads knows why.
     Aborted,
+    /// The bytes are not those of the digest: somebody else may have the right ones.
+    Damaged(ImageError),
     Failed(ImageError),
 }
 
@@ -119,7 +121,7 @@ fn verified(
         let cause = format!(
             "wrong digest: the bytes have {got}; the registry's copy is damaged, push the image again"
         );
-        failed("fetch layer", cause)
+        Missed::Damaged(ImageError::new("fetch layer", subject, cause))
     };
     let unpacked = match unpack(pieces, root, Bounds::LAYER) {
         Ok(unpacked) => unpacked,

@@ -19,9 +19,11 @@ use super::records::{self, Pulled};
 use super::stack;
 use crate::digest::Digest;
 use crate::error::ImageError;
+use crate::manifest::platform::{self, Host};
 use crate::manifest::{self, Descriptor, Document, Manifest};
 use crate::reference::Reference;
 use crate::registry::Client;
+use crate::registry::blob::Blob;
 use crate::registry::fault::Fault;
 use crate::unpack::stream::{Piece, channel};
 use crate::{Image, ImageConfiguration, Progress};
@@ -138,8 +140,7 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
         let (manifest, own) = match document {
             Document::Manifest(manifest) => (manifest, fetched),
             Document::Index(lines) => {
-                let line =
-                    manifest::choose(&lines, manifest::host_architecture()).map_err(refuse)?;
+                let line = platform::choose(&lines, Host::here()).map_err(refuse)?;
                 let own = self.client.manifest_of(&self.reference, line).await?;
                 match manifest::parse(&own.bytes, own.content_type.as_deref()).map_err(refuse)? {
                     Document::Manifest(manifest) => (manifest, own),
@@ -155,7 +156,7 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
         let (config, diff_ids) = manifest::parse_config(
             &config_bytes,
             manifest.layers.len(),
-            manifest::host_architecture(),
+            Host::here().architecture,
         )
         .map_err(refuse)?;
         Ok(Resolved {
@@ -226,6 +227,23 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
             meter.add(blob.size);
             return Ok(());
         }
+        let mut bytes = self.client.blob("fetch layer", &self.reference, blob);
+        loop {
+            match self.unpack(&mut bytes, blob, diff_id, meter).await? {
+                None => return Ok(()),
+                Some(damaged) => meter.take_back(bytes.start_over(Fault::Refused(damaged))?),
+            }
+        }
+    }
+
+    /// Unpacks a blob as it comes. Some if its bytes are not those of its digest.
+    async fn unpack(
+        &self,
+        bytes: &mut Blob<'_>,
+        blob: &Descriptor,
+        diff_id: &Digest,
+        meter: &Meter<'_, P>,
+    ) -> Result<Option<ImageError>, Fault> {
         let (sender, pieces) = channel();
         let subject = format!("{} of {}", blob.digest, self.reference);
         // The worker owns its half-done directory: it removes it even if this future is dropped.
@@ -234,45 +252,21 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
             let subject = subject.clone();
             spawn_blocking(move || layers::install(&layout, pieces, &blob, &diff_id, &subject))
         };
-        let sent = self.send(blob, sender, meter).await;
+        let sent = send(bytes, sender, meter).await;
         let installed = worker.await.map_err(|e| {
-            ImageError::new(
-                "unpack layer",
-                &subject,
-                format!("the unpacker failed: {e}"),
-            )
+            let cause = format!("the unpacker failed: {e}");
+            ImageError::new("unpack layer", &subject, cause)
         })?;
         match (sent, installed) {
-            (_, Ok(())) => Ok(()),
-            (_, Err(Missed::Failed(error))) => Err(Fault::Refused(error)),
+            (_, Ok(())) => Ok(None),
+            (Ok(()), Err(Missed::Damaged(error))) => Ok(Some(error)),
+            (_, Err(Missed::Damaged(error) | Missed::Failed(error))) => Err(Fault::Refused(error)),
             (Err(fault), Err(Missed::Aborted)) => Err(fault),
             (Ok(()), Err(Missed::Aborted)) => {
-                Err(
-                    ImageError::new("fetch layer", &subject, "the download stopped; try again")
-                        .into(),
-                )
+                let cause = "the download stopped; try again";
+                Err(ImageError::new("fetch layer", &subject, cause).into())
             }
         }
-    }
-
-    /// Sends a blob's bytes to its unpacker until one of the two has no more to say.
-    async fn send(
-        &self,
-        blob: &Descriptor,
-        sender: tokio::sync::mpsc::Sender<Piece>,
-        meter: &Meter<'_, P>,
-    ) -> Result<(), Fault> {
-        let mut bytes = self.client.blob("fetch layer", &self.reference, blob);
-        while let Some(piece) = bytes.next().await? {
-            meter.add(piece.len() as u64);
-            if sender.send(Piece::Data(piece)).await.is_err() {
-                // The unpacker gave up and says why.
-                return Ok(());
-            }
-        }
-        // If the unpacker is gone already it has said why, too.
-        sender.send(Piece::End).await.ok();
-        Ok(())
     }
 
     /// Makes all of it durable, the reference last.
@@ -312,6 +306,24 @@ async fn blocking<T: Send + 'static>(
         .map_err(|e| ImageError::new("image store", "", format!("a store thread failed: {e}")))?
 }
 
+/// Sends a blob's bytes to its unpacker until one of the two has no more to say.
+async fn send<P: Fn(Progress)>(
+    bytes: &mut Blob<'_>,
+    sender: tokio::sync::mpsc::Sender<Piece>,
+    meter: &Meter<'_, P>,
+) -> Result<(), Fault> {
+    while let Some(piece) = bytes.next().await? {
+        meter.add(piece.len() as u64);
+        if sender.send(Piece::Data(piece)).await.is_err() {
+            // The unpacker gave up and says why.
+            return Ok(());
+        }
+    }
+    // If the unpacker is gone already it has said why, too.
+    sender.send(Piece::End).await.ok();
+    Ok(())
+}
+
 /// Counts bytes over all layers of a pull.
 struct Meter<'a, P> {
     fetched: AtomicU64,
@@ -320,6 +332,11 @@ struct Meter<'a, P> {
 }
 
 impl<P: Fn(Progress)> Meter<'_, P> {
+    /// Bytes that came in vain.
+    fn take_back(&self, bytes: u64) {
+        self.fetched.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     fn add(&self, bytes: u64) {
         let before = self.fetched.fetch_add(bytes, Ordering::Relaxed);
         let now = before.saturating_add(bytes);

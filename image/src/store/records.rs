@@ -101,7 +101,7 @@ pub(crate) fn image(
     let parsed = manifest::parse_config(
         &config,
         manifest.layers.len(),
-        manifest::host_architecture(),
+        manifest::platform::Host::here().architecture,
     );
     let (config, diff_ids) =
         parsed.map_err(|cause| ImageError::new("read stored image", digest, cause))?;

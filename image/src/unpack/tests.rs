@@ -66,6 +66,10 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    zstd::encode_all(bytes, 1).unwrap()
+}
+
 fn unpack_within(
     bytes: &[u8],
     to: &Path,
@@ -152,11 +156,12 @@ fn files_links_modes_and_times_come_out_as_they_are() {
 }
 
 #[test]
-fn plain_and_several_gzip_members_give_the_same_layer() {
+fn plain_gzip_and_zstd_in_one_piece_or_several_give_the_same_layer() {
     let tar = Layer::new().file("a", b"1").file("b", &[1; 5000]).bytes();
     let (front, back) = tar.split_at(700);
     let members = [gzip(front), gzip(back)].concat();
-    for bytes in [tar.clone(), gzip(&tar), members] {
+    let frames = [zstd(front), zstd(back)].concat();
+    for bytes in [tar.clone(), gzip(&tar), members, zstd(&tar), frames] {
         let dir = tempfile::tempdir().unwrap();
         let unpacked = unpack_to(&bytes, dir.path()).unwrap();
         assert_eq!(unpacked.diff_id, Digest::of(&tar));
@@ -373,9 +378,11 @@ fn bounds_stop_bombs() {
             .0
             .to_string()
     };
-    let bomb = gzip(&Layer::new().file("zeros", &vec![0; 10_000_000]).bytes());
-    assert!(bomb.len() < 100_000);
-    assert!(said(&bomb).contains("more than 100000 bytes unpacked"));
+    let zeros = Layer::new().file("zeros", &vec![0; 10_000_000]).bytes();
+    for bomb in [gzip(&zeros), zstd(&zeros)] {
+        assert!(bomb.len() < 100_000);
+        assert!(said(&bomb).contains("more than 100000 bytes unpacked"));
+    }
     let many = Layer::new()
         .file("a", b"")
         .file("b", b"")

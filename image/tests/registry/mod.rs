@@ -49,6 +49,10 @@ pub struct State {
     /// `METHOD path` of every request, in order.
     pub asked: Vec<String>,
     pub auth: Auth,
+    /// The token service, if it is another than this server.
+    pub realm: Option<String>,
+    /// How many requests were challenged.
+    pub refused: u32,
     /// Whether any request to a blob carried an Authorization header.
     pub blob_saw_authorization: bool,
     /// Answer this many requests with 429.
@@ -93,6 +97,8 @@ impl Registry {
             blobs: HashMap::new(),
             asked: Vec::new(),
             auth: Auth::None,
+            realm: None,
+            refused: 0,
             blob_saw_authorization: false,
             busy: 0,
             status: None,
@@ -298,6 +304,7 @@ async fn answer(
         return Ok(token(&request));
     }
     if let Some(refusal) = challenge(&state, &own, &request) {
+        state.refused += 1;
         return Ok(refusal);
     }
     let rest = path
@@ -408,12 +415,14 @@ fn challenge(state: &State, own: &str, request: &Request<Incoming>) -> Option<Re
     let (right, wanted) = match state.auth {
         Auth::None => return None,
         Auth::Basic => (basic_is_right(request), "Basic realm=\"fake\"".to_owned()),
-        Auth::Token => (
-            authorization(request) == Some(format!("Bearer {TOKEN}")),
-            format!(
-                "Bearer realm=\"http://{own}/token\",service=\"fake\",scope=\"repository:a/b:pull\""
-            ),
-        ),
+        Auth::Token => {
+            let own = format!("http://{own}/token");
+            let realm = state.realm.as_ref().unwrap_or(&own);
+            (
+                authorization(request) == Some(format!("Bearer {TOKEN}")),
+                format!("Bearer realm=\"{realm}\",service=\"fake\",scope=\"repository:a/b:pull\""),
+            )
+        }
     };
     if right {
         return None;

@@ -1,12 +1,20 @@
 use super::*;
 
+fn transport(insecure: &[&str]) -> Transport {
+    Transport::new(&Registries {
+        insecure: insecure.iter().map(|name| (*name).to_owned()).collect(),
+        ..Registries::default()
+    })
+    .unwrap()
+}
+
 fn from(uri: &str) -> Uri {
     uri.parse().unwrap()
 }
 
 #[test]
 fn plain_http_is_for_loopback_and_those_named() {
-    let t = Transport::new(&["Plain.example:5000".into()], &[], STALL).unwrap();
+    let t = transport(&["Plain.example:5000"]);
     for yes in [
         "localhost",
         "LOCALHOST:1",
@@ -32,7 +40,7 @@ fn plain_http_is_for_loopback_and_those_named() {
 
 #[test]
 fn a_redirect_to_plain_http_is_refused_unless_both_ends_are_plain() {
-    let t = Transport::new(&[], &[], STALL).unwrap();
+    let t = transport(&[]);
     let check = |a: &str, b: &str| t.check_redirect(&from(a), &from(b));
     assert!(check("https://127.0.0.1/", "http://127.0.0.1/").is_err());
     assert!(check("http://127.0.0.1/", "http://169.254.169.254/").is_err());
@@ -41,23 +49,12 @@ fn a_redirect_to_plain_http_is_refused_unless_both_ends_are_plain() {
     assert!(check("https://a/", "https://b/").is_ok());
 }
 
-#[test]
-fn waiting_grows_and_stays_bounded() {
-    for attempt in 1..ATTEMPTS {
-        let base = Duration::from_millis(250 << attempt);
-        let wait = backoff(attempt);
-        assert!(
-            wait >= base && wait <= base + base / 4,
-            "{attempt}: {wait:?}"
-        );
-    }
-}
-
 #[tokio::test]
 async fn a_registry_that_never_answers_is_given_up_by_name() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let authority = silent.local_addr().unwrap().to_string();
-    let t = Transport::new(&[], &[], Duration::from_millis(50)).unwrap();
+    let mut t = transport(&[]);
+    t.limits.inactivity_seconds = 1;
     let ask = Ask {
         step: "fetch manifest",
         subject: "x",
@@ -66,11 +63,12 @@ async fn a_registry_that_never_answers_is_given_up_by_name() {
         path: "/v2/",
         accept: None,
         from: 0,
+        post: None,
     };
     let Err(Fault::Unreachable(error)) = t.send(&ask, None).await else {
         panic!("it answered");
     };
-    assert!(error.to_string().contains("no answer for"), "{error}");
+    assert!(error.to_string().contains("no answer for 1 s"), "{error}");
     drop(silent);
 }
 
@@ -79,7 +77,7 @@ async fn a_port_where_nobody_listens_is_unreachable() {
     let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let authority = gone.local_addr().unwrap().to_string();
     drop(gone);
-    let t = Transport::new(&[], &[], STALL).unwrap();
+    let t = transport(&[]);
     let ask = Ask {
         step: "fetch manifest",
         subject: "x",
@@ -88,6 +86,7 @@ async fn a_port_where_nobody_listens_is_unreachable() {
         path: "/v2/",
         accept: None,
         from: 0,
+        post: None,
     };
     let Err(Fault::Unreachable(error)) = t.send(&ask, None).await else {
         panic!("it answered");
@@ -95,10 +94,4 @@ async fn a_port_where_nobody_listens_is_unreachable() {
     assert!(error.to_string().contains("Connection refused"), "{error}");
     let named = format!("registry {authority} cannot be reached");
     assert!(error.to_string().contains(&named), "{error}");
-}
-
-#[test]
-fn an_authority_file_that_is_none_is_named() {
-    let error = Transport::new(&[], &["/nonexistent/ca.pem".into()], STALL).unwrap_err();
-    assert!(error.to_string().contains("/nonexistent/ca.pem"), "{error}");
 }

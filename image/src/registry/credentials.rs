@@ -1,0 +1,109 @@
+//! Who we are to a registry: the caller's word, then docker's and podman's files and helpers, then Amazon ECR.
+//!
+//! Looked up anew whenever a registry asks, so that a login or logout counts at once. A file that cannot be read or
+//! understood is an error and not a missing login: an anonymous pull in its place would fail for a reason that
+//! misleads.
+
+pub(crate) mod config_file;
+pub(crate) mod ecr;
+pub(crate) mod helper;
+pub(crate) mod sigv4;
+
+use std::fmt;
+
+use super::fault::Fault;
+use super::settings::Registries;
+use super::transport::{Ask, Transport};
+use crate::error::ImageError;
+use config_file::Entry;
+
+/// How to be somebody at a registry.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Login {
+    /// User and password.
+    Password { username: String, password: String },
+    /// A refresh token that the token service exchanges for others ("identity token").
+    Identity(String),
+    /// A token that the registry itself takes.
+    Token(String),
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Login::Password { .. } => "Password",
+            Login::Identity(_) => "Identity",
+            Login::Token(_) => "Token",
+        })
+    }
+}
+
+/// The places to look, and what ECR told us.
+#[derive(Debug)]
+pub(crate) struct Credentials {
+    ecr: ecr::Tokens,
+}
+
+impl Credentials {
+    pub(crate) fn new() -> Credentials {
+        Credentials {
+            ecr: ecr::Tokens::default(),
+        }
+    }
+
+    /// The login for the registry and repository that `ask` is for.
+    pub(crate) async fn login(
+        &self,
+        transport: &Transport,
+        registries: &Registries,
+        ask: &Ask<'_>,
+        repository: &str,
+    ) -> Result<Option<Login>, Fault> {
+        if let Some(login) = told(registries, ask.authority) {
+            return Ok(Some(login));
+        }
+        if let Some(login) = in_files(registries, ask.authority, repository).await? {
+            return Ok(Some(login));
+        }
+        self.ecr.login(transport, registries, ask).await
+    }
+
+    /// Forgets what was told for a registry that did not want it.
+    pub(crate) fn refused(&self, authority: &str) {
+        self.ecr.forget(authority);
+    }
+}
+
+fn told(registries: &Registries, authority: &str) -> Option<Login> {
+    let all = &registries.credentials;
+    let found = all
+        .iter()
+        .find(|c| super::settings::is_same_registry(&c.registry, authority))?;
+    Some(Login::Password {
+        username: found.username.clone(),
+        password: found.password.clone(),
+    })
+}
+
+async fn in_files(
+    registries: &Registries,
+    authority: &str,
+    repository: &str,
+) -> Result<Option<Login>, ImageError> {
+    for path in &registries.credential_files {
+        let Some(file) = config_file::read(path).await? else {
+            continue;
+        };
+        for entry in file.entries(authority, repository) {
+            match entry {
+                Entry::Login(login) => return Ok(Some(login)),
+                Entry::Helper { name, server } => {
+                    if let Some(login) = helper::get(&name, &server).await? {
+                        return Ok(Some(login));
+                    }
+                }
+            }
+        }
+    }
+    Ok(None)
+}
