@@ -61,10 +61,15 @@ impl HostOptions {
     /// The options of a command line that say these.
     pub(crate) fn words(&self) -> Vec<String> {
         let named = |name: &String| ["--insecure-registry".to_owned(), name.clone()];
-        let registries = self.insecure_registries.iter().flat_map(named);
-        let runtime = self.runtime.iter();
-        let runtime = runtime.flat_map(|file| ["--runtime".to_owned(), file.display().to_string()]);
-        registries.chain(runtime).collect()
+        let insecure = self.insecure_registries.iter().flat_map(named);
+        let files = [
+            ("--registries", &self.registries),
+            ("--runtime", &self.runtime),
+        ];
+        let files = files.into_iter().filter_map(|(option, file)| {
+            Some([option.to_owned(), file.as_ref()?.display().to_string()])
+        });
+        insecure.chain(files.flatten()).collect()
     }
 
     /// A configuration of an agent on this host.

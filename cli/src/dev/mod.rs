@@ -259,12 +259,14 @@ mod tests {
             "127.0.0.1:4581",
             "--insecure-registry",
             "r:5000",
+            "--registries",
+            "r.json",
             "--allow",
             "privileged",
         ]);
         assert_eq!(
             given.again,
-            "longshore dev --state-dir '/srv/my state' --rpc 127.0.0.1:4581 --insecure-registry r:5000 --allow privileged"
+            "longshore dev --state-dir '/srv/my state' --rpc 127.0.0.1:4581 --insecure-registry r:5000 --registries r.json --allow privileged"
         );
         assert_eq!(
             given.reset,
