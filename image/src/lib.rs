@@ -8,6 +8,8 @@
 
 mod digest;
 mod error;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod manifest;
 mod overlay;
 mod reference;
