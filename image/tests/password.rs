@@ -12,7 +12,8 @@ use registry::tar_of;
 const USER: &str = "captain";
 const PASSWORD: &str = "sea";
 /// Of both: htpasswd's bcrypt form, the only one that the registry takes.
-const PASSWORD_FILE: &str = "captain:$2b$05$adkfUsUOsDTojtAixOxdAuWcaLjmzTkg/k7xwCAh/K0/lni/1EbeG\n";
+const PASSWORD_FILE: &str =
+    "captain:$2b$05$adkfUsUOsDTojtAixOxdAuWcaLjmzTkg/k7xwCAh/K0/lni/1EbeG\n";
 
 fn with_password(registry: &DockerRegistry, password: &str) -> Registries {
     Registries {
@@ -31,8 +32,11 @@ async fn an_image_behind_a_password_is_pulled_with_the_right_one_only() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("passwords");
     std::fs::write(&file, PASSWORD_FILE).unwrap();
-    let access = format!("auth: {{htpasswd: {{realm: harbour, path: {}}}}}\n", file.display());
-    let registry = DockerRegistry::start_with(dir.path(), &access);
+    let access = format!(
+        "auth: {{htpasswd: {{realm: harbour, path: {}}}}}\n",
+        file.display()
+    );
+    let registry = DockerRegistry::start(dir.path(), &access);
     let reference = format!("{}/quay/crane:t", registry.authority);
     let source = layout(dir.path(), &[tar_of(&[("f", b"x")])]);
     run(
@@ -47,7 +51,9 @@ async fn an_image_behind_a_password_is_pulled_with_the_right_one_only() {
         let store = Store::open(&dir.path().join(name), registries).unwrap();
         store.pull(&reference, |_| {}).await
     };
-    let image = pull("right", with_password(&registry, PASSWORD)).await.unwrap();
+    let image = pull("right", with_password(&registry, PASSWORD))
+        .await
+        .unwrap();
     assert_eq!(image.layers.len(), 1);
     for (name, registries) in [
         ("none", Registries::default()),

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use docker_registry::{DockerRegistry, layout, run};
@@ -215,7 +215,7 @@ fn mounts() -> usize {
 fn a_root_is_what_umoci_unpacks_from_the_same_image() {
     let dir = tempfile::tempdir().unwrap();
     let before = mounts();
-    let registry = DockerRegistry::start(dir.path());
+    let registry = DockerRegistry::start(dir.path(), "");
     let layout = layout(dir.path(), &rich_layers());
     let source = format!("oci:{}:t", layout.display());
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -15,12 +15,8 @@ pub(crate) struct DockerRegistry {
 }
 
 impl DockerRegistry {
-    pub(crate) fn start(dir: &Path) -> DockerRegistry {
-        DockerRegistry::start_with(dir, "")
-    }
-
-    /// With more lines in its configuration.
-    pub(crate) fn start_with(dir: &Path, more: &str) -> DockerRegistry {
+    /// `more`: further lines of its configuration.
+    pub(crate) fn start(dir: &Path, more: &str) -> DockerRegistry {
         let config = dir.join("registry.yml");
         let text = format!(
             "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
