@@ -284,6 +284,7 @@ fn manifest_ask<'a>(
         method,
         authority: &endpoint.authority,
         path,
+        https_only: false,
         accept: Some(ACCEPT),
         from: 0,
         post: None,

@@ -90,6 +90,54 @@ async fn logins_of_a_file_and_of_a_helper_open_a_registry() {
     assert!(nobody.contains("unauthorized"), "{nobody}");
 }
 
+/// As Amazon ECR answers a password that has ended: by 403, without a challenge.
+#[tokio::test]
+async fn a_login_that_is_no_longer_good_is_looked_up_anew() {
+    let pair = |password: &str| STANDARD.encode(format!("user:{password}"));
+    let file = |host: &str, password: &str| json!({"auths": {host: {"auth": pair(password)}}});
+    let good = Arc::new(std::sync::Mutex::new(pair("old")));
+    let wanted = Arc::clone(&good);
+    let server = Server::start(move |asked: &Asked| match asked.header("authorization") {
+        None => reply("401 Unauthorized", &[("www-authenticate", "Basic")], ""),
+        Some(given) if given == format!("Basic {}", wanted.lock().unwrap()) => {
+            reply("404 Not Found", &[], "")
+        }
+        Some(_) => reply("403 Forbidden", &[], ""),
+    })
+    .await;
+    let (host, dir) = (&server.authority, tempfile::tempdir().unwrap());
+    let registries = with_file(dir.path(), file(host, "old"));
+    let store = Store::open(&dir.path().join("store"), registries).unwrap();
+    let reference = format!("{host}/a:t");
+    for password in ["old", "new"] {
+        *good.lock().unwrap() = pair(password);
+        with_file(dir.path(), file(host, password));
+        let answer = store.pull(&reference, |_| {}).await.unwrap_err();
+        assert!(answer.to_string().contains("unknown image"), "{answer}");
+    }
+}
+
+/// The login would go in the clear to whoever listens there.
+#[tokio::test]
+async fn a_realm_that_says_https_is_never_asked_in_the_clear() {
+    let heard = Arc::new(AtomicU32::new(0));
+    let counter = Arc::clone(&heard);
+    let plain = Server::start(move |_: &Asked| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        reply("200 OK", &[], "{\"token\": \"t\"}")
+    })
+    .await;
+    let challenge = format!("Bearer realm=\"https://{}/t\"", plain.authority);
+    let server = Server::start(move |_: &Asked| {
+        reply("401 Unauthorized", &[("www-authenticate", &challenge)], "")
+    })
+    .await;
+    let host = &server.authority;
+    let error = pull(user(host), &format!("{host}/a:t")).await.unwrap_err();
+    assert!(error.contains("does not speak TLS"), "{error}");
+    assert_eq!(heard.load(Ordering::Relaxed), 0);
+}
+
 /// Stands before a registry that wants `token`: passes challenged requests by with these challenges.
 async fn guarded(challenges: &'static [&'static str], good: &'static [&'static str]) -> Server {
     Server::start(move |asked: &Asked| {

@@ -40,14 +40,14 @@ impl Host {
         };
         Host {
             architecture,
-            variant: processor_variant(),
+            variant: processor_variant(architecture),
         }
     }
 }
 
 /// The levels of the x86-64 psABI, section 3.1.1, by what tells each from the one below it.
 #[cfg(target_arch = "x86_64")]
-fn processor_variant() -> u8 {
+fn processor_variant(_architecture: &str) -> u8 {
     use std::arch::is_x86_feature_detected as has;
     let v2 = has!("sse4.2") && has!("ssse3") && has!("popcnt") && has!("cmpxchg16b");
     let v3 = has!("avx2") && has!("bmi1") && has!("bmi2") && has!("fma") && has!("lzcnt");
@@ -64,7 +64,7 @@ fn processor_variant() -> u8 {
 
 /// SVE2 is what Armv9 brought.
 #[cfg(target_arch = "aarch64")]
-fn processor_variant() -> u8 {
+fn processor_variant(_architecture: &str) -> u8 {
     match std::arch::is_aarch64_feature_detected!("sve2") {
         true => 9,
         false => 8,
@@ -72,8 +72,8 @@ fn processor_variant() -> u8 {
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn processor_variant() -> u8 {
-    baseline(Host::here().architecture)
+fn processor_variant(architecture: &str) -> u8 {
+    baseline(architecture)
 }
 
 /// What a line means that names no variant.

@@ -153,6 +153,7 @@ impl Blob<'_> {
             method: Method::GET,
             authority: &endpoint.authority,
             path: &path,
+            https_only: false,
             accept: None,
             from: self.at,
             post: None,

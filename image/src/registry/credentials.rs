@@ -1,6 +1,6 @@
 //! Who we are to a registry: the caller's word, then docker's and podman's files and helpers, then Amazon ECR.
 //!
-//! Looked up anew whenever a registry asks, so that a login or logout counts at once. A file that cannot be read or
+//! Looked up anew whenever a registry asks or refuses, and every few minutes: so a login or logout counts. A file that cannot be read or
 //! understood is an error and not a missing login: an anonymous pull in its place would fail for a reason that
 //! misleads.
 

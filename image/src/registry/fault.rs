@@ -47,7 +47,7 @@ pub(crate) fn classify(error: &hyper_util::client::legacy::Error) -> Broken {
                 _ => Broken::Tls(text),
             };
         }
-        if text.contains("tls handshake eof") {
+        if is_end_of_handshake(e) {
             return Broken::NotTls(text);
         }
         source = e.source();
@@ -66,6 +66,20 @@ fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> 
     let inner = error.downcast_ref::<io::Error>()?.get_ref()?;
     let inner: &(dyn Error + 'static) = inner;
     tls_error(inner)
+}
+
+/// tokio-rustls' own words for a peer that hung up at once. In an error of a proxy they are only repeated.
+fn is_end_of_handshake(error: &(dyn Error + 'static)) -> bool {
+    let Some(error) = error.downcast_ref::<io::Error>() else {
+        return false;
+    };
+    let words = error.to_string();
+    if error.kind() == io::ErrorKind::UnexpectedEof && words == "tls handshake eof" {
+        return true;
+    }
+    error
+        .get_ref()
+        .is_some_and(|inner| is_end_of_handshake(inner))
 }
 
 /// An error and its sources in one line, each said once.

@@ -50,7 +50,14 @@ impl Sessions {
     pub(crate) async fn send(&self, asking: Asking<'_>, ask: &Ask<'_>) -> Result<Answer, Fault> {
         let key = (ask.authority.to_owned(), asking.repository.to_owned());
         let known = self.current(asking, ask, &key).await;
-        let answer = asking.transport.send(ask, known.as_ref()).await?;
+        let mut answer = asking.transport.send(ask, known.as_ref()).await?;
+        let forbidden = answer.response.status() == StatusCode::FORBIDDEN;
+        if known.is_some() && forbidden && !answer.redirected_away {
+            // So ECR answers a password that has ended, and others somebody whose rights were on another login.
+            self.lock().remove(&key);
+            self.credentials.refused(ask.authority);
+            answer = asking.transport.send(ask, None).await?;
+        }
         // A challenge of another host, reached by redirect, must not be answered with this one's secrets.
         if answer.response.status() != StatusCode::UNAUTHORIZED || answer.redirected_away {
             return Ok(answer);

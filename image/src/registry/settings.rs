@@ -73,6 +73,9 @@ pub struct Ecr {
     pub endpoint: Option<String>,
 }
 
+/// Nothing that is waited for is worth a longer wait.
+const SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
+
 /// Limits of time.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -215,8 +218,12 @@ fn read(file: &Path) -> Result<Registries, ImageError> {
             "{cause}; see docs/how-to/private-registries.md for its form"
         ))
     })?;
-    if all.limits.inactivity_seconds == 0 || all.limits.total_seconds == 0 {
-        return Err(error("limits must be one second at least".into()));
+    let limits = [all.limits.inactivity_seconds, all.limits.total_seconds];
+    if limits
+        .iter()
+        .any(|seconds| !(1..=SECONDS_MAX).contains(seconds))
+    {
+        return Err(error("limits must be between one second and a week".into()));
     }
     Ok(all)
 }

@@ -16,12 +16,14 @@ use tokio::time::Instant;
 
 use super::credentials::Login;
 use super::fault::Fault;
-use super::transport::{Ask, Post, Transport};
+use super::transport::{Ask, Post, Transport, leads_home};
 use crate::error::{ImageError, printable};
 
 const TOKEN_ANSWER_MAX: u64 = 256 * 1024;
 /// How long a token lives of which nobody says it (the specification's default).
 const LIFETIME: u64 = 60;
+/// How long a user and a password are used before they are looked up anew.
+const PASSWORD_LIFE: Duration = Duration::from_secs(5 * 60);
 /// Ours for token services; some want to know who asks.
 const CLIENT_ID: &str = "longshore";
 
@@ -41,11 +43,12 @@ pub(crate) struct Granted {
 }
 
 impl Granted {
-    /// User and password with each request; they have no end.
+    /// User and password with each request. How long they are good nobody says, so they are looked up anew now and then:
+    /// a login that was taken back does not live on, and a user of ECR does not end unseen.
     pub(crate) fn basic(username: &str, password: &str) -> Granted {
         Granted {
             header: basic(username, password),
-            renew_at: None,
+            renew_at: Instant::now().checked_add(PASSWORD_LIFE),
         }
     }
 
@@ -76,10 +79,9 @@ pub(crate) async fn fetch(
 ) -> Result<Granted, Fault> {
     let own_scope = format!("repository:{repository}:pull");
     let scope = bearer.scope.as_deref().unwrap_or(&own_scope);
-    let plain = transport.may_be_plain(ask.authority);
     let service = bearer.service.as_deref();
-    let (authority, mut path) =
-        token_address(transport, plain, &bearer.realm).map_err(|cause| ask.error(cause))?;
+    let (https_only, authority, mut path) =
+        token_address(transport, ask.authority, &bearer.realm).map_err(|cause| ask.error(cause))?;
     let (authorization, post) = match login {
         Some(Login::Identity(token)) => (None, Some(refresh_form(service, scope, token))),
         Some(Login::Password { username, password }) => (Some(basic(username, password)), None),
@@ -99,6 +101,7 @@ pub(crate) async fn fetch(
         },
         authority: &authority,
         path: &path,
+        https_only,
         accept: Some("application/json"),
         from: 0,
         post,
@@ -133,8 +136,8 @@ async fn exchange(
     let lifetime = parsed.expires_in.unwrap_or(LIFETIME);
     let token = parsed
         .token
-        .or(parsed.access_token)
         .filter(|t| !t.is_empty())
+        .or(parsed.access_token.filter(|t| !t.is_empty()))
         .ok_or_else(bad)?;
     let granted = Granted::token(&token).ok_or_else(bad)?;
     Ok(Granted {
@@ -148,14 +151,14 @@ fn renew_after(lifetime: u64) -> Duration {
     Duration::from_secs(lifetime) / 5 * 4
 }
 
-/// Authority and path of the token service. The realm is the registry's word: it must be https, unless plain HTTP is
-/// allowed with that host and with the registry too (`plain`): a registry elsewhere must not choose what is asked
-/// of this host's loopback.
+/// Authority and path of the token service, and whether only TLS may be spoken with it. The realm is the registry's word:
+/// it must be https, unless plain HTTP is allowed with that host and with the registry too, and it must not be this host
+/// unless the registry is.
 fn token_address(
     transport: &Transport,
-    plain: bool,
+    registry: &str,
     realm: &str,
-) -> Result<(String, String), String> {
+) -> Result<(bool, String, String), String> {
     let bad = |why: &str| {
         format!(
             "the registry's token realm `{}` is refused: {why}",
@@ -170,13 +173,17 @@ fn token_address(
     if authority.contains('@') {
         return Err(bad("it holds a user"));
     }
-    match uri.scheme_str() {
-        Some("https") => {}
-        Some("http") if plain && transport.may_be_plain(authority) => {}
-        _ => return Err(bad("it is not https")),
+    if leads_home(registry, authority) {
+        return Err(bad("it leads to this host itself"));
     }
+    let plain = transport.may_be_plain(registry) && transport.may_be_plain(authority);
+    let https_only = match uri.scheme_str() {
+        Some("https") => true,
+        Some("http") if plain => false,
+        _ => return Err(bad("it is not https")),
+    };
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    Ok((authority.to_owned(), path.to_owned()))
+    Ok((https_only, authority.to_owned(), path.to_owned()))
 }
 
 /// Several scopes of one challenge are several fields of the query.
@@ -255,10 +262,10 @@ mod tests {
 
     #[test]
     fn the_token_request_names_service_and_scope() {
-        let address = |realm: &str| token_address(&transport(), true, realm);
+        let address = |realm: &str| token_address(&transport(), "127.0.0.1:5000", realm);
         assert_eq!(
             address("https://auth.example/token?x=1").unwrap(),
-            ("auth.example".to_owned(), "/token?x=1".to_owned())
+            (true, "auth.example".to_owned(), "/token?x=1".to_owned())
         );
         assert!(address("http://127.0.0.1:5001/t").is_ok());
         assert!(address("http://in.example:80/t").is_ok());
@@ -284,12 +291,16 @@ mod tests {
             "",
             "https://",
         ] {
-            let refused = token_address(&transport(), true, realm);
+            let refused = token_address(&transport(), "127.0.0.1:5000", realm);
             assert!(refused.is_err(), "{realm}");
         }
-        let address = |realm: &str| token_address(&transport(), false, realm);
-        assert!(address("http://127.0.0.1:2375/images/create").is_err());
-        assert!(address("https://auth.example/token").is_ok());
+        // Also a registry that may be plain is another host than this one.
+        for registry in ["registry.example", "in.example:80"] {
+            let address = |realm: &str| token_address(&transport(), registry, realm);
+            assert!(address("http://127.0.0.1:2375/images/create").is_err());
+            assert!(address("https://127.0.0.1:2375/images/create").is_err());
+            assert!(address("https://auth.example/token").is_ok());
+        }
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub(crate) struct Ask<'a> {
     /// `host[:port]`.
     pub(crate) authority: &'a str,
     pub(crate) path: &'a str,
+    /// Nothing but TLS is spoken, whoever it is: the address said https.
+    pub(crate) https_only: bool,
     pub(crate) accept: Option<&'static str>,
     /// First byte wanted, if not the first of all.
     pub(crate) from: u64,
@@ -208,6 +210,7 @@ impl Transport {
     ) -> Result<Answer, Fault> {
         let (mut target, mut response) = self.first(ask, authorization).await?;
         let asked = target.authority().cloned();
+        let mut authorization = authorization;
         for _ in 0..REDIRECTS_MAX {
             if !is_redirect(response.status()) {
                 let redirected_away = target.authority() != asked.as_ref();
@@ -226,7 +229,7 @@ impl Transport {
                 .map_err(|cause| ask.error(cause))?;
             // A token for the registry is none of its storage's business, nor of any host after that.
             let same_host = next.authority() == asked.as_ref() && next.scheme() == target.scheme();
-            let authorization = authorization.filter(|_| same_host);
+            authorization = authorization.filter(|_| same_host);
             response = self.exchange(ask, &next, authorization).await?;
             target = next;
         }
@@ -244,8 +247,9 @@ impl Transport {
     ) -> Result<(Uri, Response<Incoming>), Fault> {
         let uri =
             |scheme: Scheme| uri(scheme, ask.authority, ask.path).map_err(|cause| ask.error(cause));
-        let plain_allowed = self.may_be_plain(ask.authority);
+        let plain_allowed = !ask.https_only && self.may_be_plain(ask.authority);
         let known = self.lock_spoken().get(ask.authority).cloned();
+        let known = known.filter(|scheme| plain_allowed || *scheme == Scheme::HTTPS);
         if let Some(scheme) = known {
             let uri = uri(scheme)?;
             let response = self.exchange(ask, &uri, authorization).await?;
@@ -350,6 +354,15 @@ impl Transport {
 
     fn check_redirect(&self, from: &Uri, to: &Uri) -> Result<(), String> {
         let host = printable(to.host().unwrap_or_default(), 100);
+        let authority = |uri: &Uri| uri.authority().map(|a| a.as_str().to_owned());
+        if leads_home(
+            &authority(from).unwrap_or_default(),
+            &authority(to).unwrap_or_default(),
+        ) {
+            return Err(format!(
+                "a redirect to this host itself ({host}) is refused"
+            ));
+        }
         let plain = to.scheme() == Some(&Scheme::HTTP);
         if plain && from.scheme() == Some(&Scheme::HTTPS) {
             return Err(format!(
@@ -383,6 +396,11 @@ impl Transport {
     fn lock_spoken(&self) -> std::sync::MutexGuard<'_, HashMap<String, Scheme>> {
         self.spoken.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A registry elsewhere must not choose what is asked of this host's loopback.
+pub(crate) fn leads_home(from: &str, to: &str) -> bool {
+    is_loopback(to) && !is_loopback(from)
 }
 
 /// `authority` is host and port as they were dialled: the port may be what is wrong.

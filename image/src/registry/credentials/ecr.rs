@@ -114,10 +114,8 @@ fn endpoint(ecr: &Ecr) -> Result<(bool, String), String> {
     };
     let own = format!("https://api.ecr.{}.{domain}", ecr.region);
     let text = ecr.endpoint.as_ref().unwrap_or(&own);
-    let bad = || {
-        let said = printable(text, 100);
-        format!("ECR's endpoint `{said}` is no URL of scheme, host and port")
-    };
+    // Not repeated: it may hold a password.
+    let bad = || "ECR's endpoint is no URL of scheme, host and port".to_owned();
     let uri: http::Uri = text.parse().map_err(|_| bad())?;
     let authority = uri.authority().ok_or_else(bad)?.as_str();
     let plain = match uri.scheme_str() {
@@ -128,6 +126,9 @@ fn endpoint(ecr: &Ecr) -> Result<(bool, String), String> {
     if authority.contains('@') || !matches!(uri.path(), "" | "/") || uri.query().is_some() {
         return Err(bad());
     }
+    // As it is sent: the signature covers the Host header, which names no port that goes without saying.
+    let usual = if plain { ":80" } else { ":443" };
+    let authority = authority.strip_suffix(usual).unwrap_or(authority);
     Ok((plain, authority.to_owned()))
 }
 
@@ -192,6 +193,7 @@ async fn fetch(
         method: Method::POST,
         authority: &authority,
         path: "/",
+        https_only: !plain,
         accept: None,
         from: 0,
         post: Some(Post {

@@ -45,7 +45,7 @@ fn what_the_file_cannot_mean_is_refused_by_name() {
         ),
         (
             r#"{"limits": {"inactivitySeconds": 0}}"#,
-            "one second at least",
+            "between one second and a week",
         ),
     ] {
         let file = file(text);
