@@ -94,15 +94,13 @@ async fn in_files(
         let Some(file) = config_file::read(path).await? else {
             continue;
         };
-        for entry in file.entries(authority, repository) {
-            match entry {
-                Entry::Login(login) => return Ok(Some(login)),
-                Entry::Helper { name, server } => {
-                    if let Some(login) = helper::get(&name, &server).await? {
-                        return Ok(Some(login));
-                    }
-                }
-            }
+        let login = match file.entry(authority, repository) {
+            Some(Entry::Login(login)) => Some(login),
+            Some(Entry::Helper { name, server }) => helper::get(&name, &server).await?,
+            None => None,
+        };
+        if login.is_some() {
+            return Ok(login);
         }
     }
     Ok(None)

@@ -22,13 +22,13 @@ const FILE_MAX: u64 = 1024 * 1024;
 /// What docker calls its hub in files and to helpers.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
 
-/// As far as pulling goes.
+/// As far as pulling goes. Whatever it holds may be null, as Go writes what is empty.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct ConfigFile {
-    auths: BTreeMap<String, Auth>,
+    auths: Option<BTreeMap<String, Option<Auth>>>,
     creds_store: Option<String>,
-    cred_helpers: BTreeMap<String, String>,
+    cred_helpers: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Clone, Default, Deserialize)]
@@ -85,26 +85,24 @@ impl ConfigFile {
         serde_json::from_slice(text).map_err(|_| "it is not in the form of docker's config.json")
     }
 
-    /// What to try for a repository of a registry, in docker's order: the registry's own helper, the store for all
-    /// registries, the file itself.
-    pub(crate) fn entries(&self, authority: &str, repository: &str) -> Vec<Entry> {
+    /// Where the login for a repository of a registry is. As docker has it there is one place: the registry's own helper, or
+    /// the store for all registries, or the file itself. One that knows nothing is not made up for by the next: a login that
+    /// was taken back must not come alive again from an old file.
+    pub(crate) fn entry(&self, authority: &str, repository: &str) -> Option<Entry> {
         let names = names(authority, repository);
-        let mut found = Vec::new();
-        let server = match names.last() {
-            Some(host) if host == hub_address("docker.io") => HUB_KEY.to_owned(),
-            Some(host) => host.clone(),
-            None => return found,
-        };
-        let helper = longest(&self.cred_helpers, &names);
-        for name in helper.into_iter().chain(self.creds_store.as_ref()) {
-            if !name.is_empty() {
-                let (name, server) = (name.clone(), server.clone());
-                found.push(Entry::Helper { name, server });
-            }
+        let said = |name: &String| (!name.is_empty()).then(|| name.clone());
+        let own = self.cred_helpers.as_ref();
+        let own = own.and_then(|helpers| longest(helpers, &names, said));
+        if let Some(name) = own.or_else(|| self.creds_store.as_ref().and_then(said)) {
+            let host = names.last()?;
+            let server = match host == hub_address("docker.io") {
+                true => HUB_KEY.to_owned(),
+                false => host.clone(),
+            };
+            return Some(Entry::Helper { name, server });
         }
-        let login = longest(&self.auths, &names).and_then(login);
-        found.extend(login.map(Entry::Login));
-        found
+        let login = |auth: &Option<Auth>| auth.as_ref().and_then(login);
+        longest(self.auths.as_ref()?, &names, login).map(Entry::Login)
     }
 }
 
@@ -119,12 +117,17 @@ fn names(authority: &str, repository: &str) -> Vec<String> {
     names
 }
 
-fn longest<'a, T>(keys: &'a BTreeMap<String, T>, names: &[String]) -> Option<&'a T> {
-    let fits = |name: &String| {
-        let found = keys.iter().find(|(key, _)| plain_key(key) == *name);
-        found.map(|(_, value)| value)
+/// What the longest key that fits says, of those that say something.
+fn longest<T, R>(
+    keys: &BTreeMap<String, T>,
+    names: &[String],
+    says: impl Fn(&T) -> Option<R>,
+) -> Option<R> {
+    let of = |name: &String| {
+        let mut fitting = keys.iter().filter(|(key, _)| plain_key(key) == *name);
+        fitting.find_map(|(_, value)| says(value))
     };
-    names.iter().find_map(fits)
+    names.iter().find_map(of)
 }
 
 /// `https://index.docker.io/v1/` and `docker.io` are one; a scheme and an API version say nothing.
@@ -181,42 +184,42 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn entries(file: serde_json::Value, authority: &str, repository: &str) -> Vec<Entry> {
+    fn entry(file: serde_json::Value, authority: &str, repository: &str) -> Option<Entry> {
         let file = ConfigFile::parse(file.to_string().as_bytes()).unwrap();
-        file.entries(authority, repository)
+        file.entry(authority, repository)
     }
 
-    fn password(username: &str, password: &str) -> Entry {
-        Entry::Login(Login::Password {
+    fn password(username: &str, password: &str) -> Option<Entry> {
+        Some(Entry::Login(Login::Password {
             username: username.into(),
             password: password.into(),
-        })
+        }))
     }
 
-    fn helper(name: &str, server: &str) -> Entry {
-        Entry::Helper {
+    fn helper(name: &str, server: &str) -> Option<Entry> {
+        Some(Entry::Helper {
             name: name.into(),
             server: server.into(),
-        }
+        })
     }
 
     #[test]
     fn the_forms_of_an_entry_are_read() {
-        let one = |auth: serde_json::Value| entries(json!({"auths": {"r.io": auth}}), "r.io", "a");
+        let one = |auth: serde_json::Value| entry(json!({"auths": {"r.io": auth}}), "r.io", "a");
         // u:p:w, with and without padding
-        assert_eq!(one(json!({"auth": "dTpwOnc="})), [password("u", "p:w")]);
-        assert_eq!(one(json!({"auth": "dTpwOnc"})), [password("u", "p:w")]);
+        assert_eq!(one(json!({"auth": "dTpwOnc="})), password("u", "p:w"));
+        assert_eq!(one(json!({"auth": "dTpwOnc"})), password("u", "p:w"));
         assert_eq!(
             one(json!({"username": "u", "password": "p", "email": "e"})),
-            [password("u", "p")]
+            password("u", "p")
         );
         assert_eq!(
             one(json!({"auth": "dTpwOnc=", "identitytoken": "i"})),
-            [Entry::Login(Login::Identity("i".into()))]
+            Some(Entry::Login(Login::Identity("i".into())))
         );
         assert_eq!(
             one(json!({"registrytoken": "t"})),
-            [Entry::Login(Login::Token("t".into()))]
+            Some(Entry::Login(Login::Token("t".into())))
         );
         for nobody in [
             json!({}),
@@ -224,7 +227,7 @@ mod tests {
             json!({"auth": "???"}),
             json!({"auth": "dQ=="}),
         ] {
-            assert_eq!(one(nobody), []);
+            assert_eq!(one(nobody), None);
         }
     }
 
@@ -239,8 +242,8 @@ mod tests {
         ] {
             let file = json!({"auths": {key: login.clone()}});
             assert_eq!(
-                entries(file, "registry-1.docker.io", "library/a"),
-                [password("u", "p")],
+                entry(file, "registry-1.docker.io", "library/a"),
+                password("u", "p"),
                 "{key}"
             );
         }
@@ -252,11 +255,11 @@ mod tests {
         ] {
             let file = json!({"auths": {key: login.clone()}});
             assert_eq!(
-                entries(file.clone(), "r.io:5000", "a"),
-                [password("u", "p")],
+                entry(file.clone(), "r.io:5000", "a"),
+                password("u", "p"),
                 "{key}"
             );
-            assert_eq!(entries(file, "r.io", "a"), [], "{key}");
+            assert_eq!(entry(file, "r.io", "a"), None, "{key}");
         }
     }
 
@@ -264,28 +267,33 @@ mod tests {
     fn the_longest_key_that_fits_a_repository_counts() {
         let file = json!({"auths": {
             "r.io": {"auth": "dTox"}, "r.io/team": {"auth": "dToy"}, "r.io/team/app": {"auth": "dToz"}}});
-        let of = |repository: &str| entries(file.clone(), "r.io", repository);
-        assert_eq!(of("team/app"), [password("u", "3")]);
-        assert_eq!(of("team/other"), [password("u", "2")]);
-        assert_eq!(of("teams/app"), [password("u", "1")]);
+        let of = |repository: &str| entry(file.clone(), "r.io", repository);
+        assert_eq!(of("team/app"), password("u", "3"));
+        assert_eq!(of("team/other"), password("u", "2"));
+        assert_eq!(of("teams/app"), password("u", "1"));
     }
 
     #[test]
-    fn helpers_come_before_the_file_and_a_registrys_own_before_the_store() {
-        let file = json!({"auths": {"r.io": {"auth": "dTpw"}, "docker.io": {}},
-            "credsStore": "pass", "credHelpers": {"r.io": "own"}});
+    fn there_is_one_place_and_a_registrys_own_helper_comes_before_the_store() {
+        let auths = json!({"r.io": {"auth": "dTpw"}, "docker.io": {}});
+        let both = json!({"auths": auths, "credsStore": "pass", "credHelpers": {"r.io": "own"}});
+        assert_eq!(entry(both.clone(), "r.io", "a"), helper("own", "r.io"));
         assert_eq!(
-            entries(file.clone(), "r.io", "a"),
-            [
-                helper("own", "r.io"),
-                helper("pass", "r.io"),
-                password("u", "p")
-            ]
+            entry(both, "registry-1.docker.io", "library/a"),
+            helper("pass", "https://index.docker.io/v1/")
         );
-        assert_eq!(
-            entries(file, "registry-1.docker.io", "library/a"),
-            [helper("pass", "https://index.docker.io/v1/")]
-        );
+        let none = json!({"auths": auths, "credsStore": "", "credHelpers": null});
+        assert_eq!(entry(none, "r.io", "a"), password("u", "p"));
+    }
+
+    #[test]
+    fn what_holds_nothing_hides_nothing() {
+        let hub =
+            json!({"auths": {"docker.io": {}, "https://index.docker.io/v1/": {"auth": "dTpw"}}});
+        assert_eq!(entry(hub, "registry-1.docker.io", "a"), password("u", "p"));
+        let longer = json!({"auths": {"r.io/a": null, "r.io": {"auth": "dTpw"}}});
+        assert_eq!(entry(longer, "r.io", "a"), password("u", "p"));
+        assert_eq!(entry(json!({"auths": null}), "r.io", "a"), None);
     }
 
     #[tokio::test]
