@@ -236,13 +236,18 @@ fn aws_keys(variable: &impl Fn(&str) -> Option<String>) -> Option<AwsKeys> {
     })
 }
 
-/// Where docker and podman keep what `login` leaves behind: named files first, then each tool's own.
+/// Where docker and podman keep what `login` leaves behind (containers-auth.json(5), "docker login"): a named file first,
+/// then each tool's own. Without a run directory of its own, as below sudo or in a service, podman has one for each user.
 fn default_credential_files(variable: &impl Fn(&str) -> Option<String>) -> Vec<PathBuf> {
     let below = |name: &str, file: &str| variable(name).map(|root| PathBuf::from(root).join(file));
+    let user = rustix::process::geteuid().as_raw();
+    let run = || PathBuf::from(format!("/run/containers/{user}/auth.json"));
+    let config = below("XDG_CONFIG_HOME", "containers/auth.json");
     let docker = below("DOCKER_CONFIG", "config.json");
     let files = [
         variable("REGISTRY_AUTH_FILE").map(PathBuf::from),
-        below("XDG_RUNTIME_DIR", "containers/auth.json"),
+        Some(below("XDG_RUNTIME_DIR", "containers/auth.json").unwrap_or_else(run)),
+        config.or_else(|| below("HOME", ".config/containers/auth.json")),
         docker.or_else(|| below("HOME", ".docker/config.json")),
     ];
     files.into_iter().flatten().collect()

@@ -93,14 +93,23 @@ fn logins_of_podman_and_docker_are_found_where_they_leave_them() {
         [
             "/f.json",
             "/x/containers/auth.json",
+            "/h/.config/containers/auth.json",
             "/h/.docker/config.json"
         ]
     );
-    assert_eq!(
-        files(&[("HOME", "/h"), ("DOCKER_CONFIG", "/d")]),
-        ["/d/config.json"]
+    let own = format!(
+        "/run/containers/{}/auth.json",
+        rustix::process::geteuid().as_raw()
     );
-    assert_eq!(files(&[]), [""; 0]);
+    assert_eq!(
+        files(&[
+            ("HOME", "/h"),
+            ("DOCKER_CONFIG", "/d"),
+            ("XDG_CONFIG_HOME", "/c")
+        ]),
+        [&own, "/c/containers/auth.json", "/d/config.json"]
+    );
+    assert_eq!(files(&[]), [own]);
 }
 
 #[test]
