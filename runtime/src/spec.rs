@@ -7,6 +7,8 @@
 //!
 //! Deliberately absent: defaults, and everything that depends on the host; see [`crate::plan`].
 
+mod place;
+
 use std::io::Read;
 use std::path::Path;
 
@@ -17,6 +19,7 @@ use serde_json::Value;
 
 use crate::StepError;
 use crate::error::Context;
+use place::place;
 
 /// Name of the file in a bundle.
 pub(crate) const CONFIG: &str = "config.json";
@@ -129,24 +132,22 @@ fn parse<T: DeserializeOwned>(text: &[u8], subject: &str) -> Result<(T, Vec<Stri
     match serde_json::from_slice(text) {
         Ok(parsed) => Ok((parsed, Vec::new())),
         // Only now is it worth the time to learn where, and whether an unknown capability is all.
-        Err(_) => parse_again(text, subject),
+        Err(error) => parse_again(text, subject, &error),
     }
 }
 
 fn parse_again<T: DeserializeOwned>(
     text: &[u8],
     subject: &str,
+    error: &serde_json::Error,
 ) -> Result<(T, Vec<String>), StepError> {
     let refuse = |cause: String| StepError::refused("read", subject, cause);
-    let deserializer = &mut serde_json::Deserializer::from_slice(text);
-    let error = match serde_path_to_error::deserialize::<_, T>(deserializer) {
-        Err(error) => error,
-        // What follows the object is what was wrong.
-        Ok(_) => return Err(refuse("there is text after the JSON object".into())),
-    };
-    let explained = match error.path().to_string() {
-        path if path == "." => error.inner().to_string(),
-        path => format!("{path}: {}", error.inner()),
+    if error.to_string().starts_with("trailing characters") {
+        return Err(refuse("there is text after the JSON object".into()));
+    }
+    let explained = match place(text, error.line(), error.column()) {
+        path if path.is_empty() => error.to_string(),
+        path => format!("{path}: {error}"),
     };
     let Ok(mut value) = serde_json::from_slice::<Value>(text) else {
         return Err(refuse(explained));
@@ -157,8 +158,16 @@ fn parse_again<T: DeserializeOwned>(
     }
     unknown.sort();
     unknown.dedup();
-    let parsed = serde_path_to_error::deserialize(value)
-        .map_err(|error| refuse(format!("{}: {}", error.path(), error.inner())))?;
+    let mended = value.to_string();
+    let parsed = serde_json::from_str(&mended).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        let path = place(mended.as_bytes(), line, column);
+        // The position is one in a text that nobody has seen.
+        let said = error.to_string();
+        let position = format!(" at line {line} column {column}");
+        let said = said.strip_suffix(&position).unwrap_or(&said);
+        refuse(format!("{path}: {said}"))
+    })?;
     let warnings = unknown
         .iter()
         .map(|name| format!("{subject}: capability {name:?} is unknown: left out"));
