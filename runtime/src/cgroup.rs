@@ -20,7 +20,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -66,6 +66,15 @@ pub struct Hierarchy {
     layout: Arc<Layout>,
 }
 
+/// What [`Hierarchy::keep`] found.
+#[derive(Debug)]
+struct Kept {
+    hierarchy: Hierarchy,
+    mounts: Vec<mounts::Mount>,
+}
+
+static KEPT: OnceLock<Kept> = OnceLock::new();
+
 /// A group below the hierarchies' roots, named by one relative path (`longshore/task/ID`).
 #[derive(Clone, Debug)]
 pub struct Group {
@@ -94,12 +103,24 @@ pub struct Usage {
 }
 
 impl Hierarchy {
-    /// Reads /proc/self/mountinfo. A hybrid host counts as v1.
+    /// Reads /proc/self/mountinfo, unless what `keep` found there still stands. A hybrid host counts as v1.
     pub fn of_host() -> Result<Hierarchy, StepError> {
-        let path = Path::new("/proc/self/mountinfo");
-        let text = crate::kernel_text::read(path)
-            .map_err(|errno| failed("read", path, errno, "mount /proc"))?;
-        Hierarchy::of_mountinfo(&text)
+        match KEPT.get() {
+            Some(kept) if kept.mounts.iter().all(is_visible) => Ok(kept.hierarchy.clone()),
+            _ => Hierarchy::of_mountinfo(&mountinfo()?),
+        }
+    }
+
+    /// Looks once for this process and for those that it forks: the kernel takes long over a busy host's mounts. From here
+    /// on a hierarchy that somebody mounts beside the others is not seen; that one of them has gone is.
+    pub fn keep() -> Result<(), StepError> {
+        let text = mountinfo()?;
+        let hierarchy = Hierarchy::of_mountinfo(&text)?;
+        let mut mounts = mounts::parse(&text);
+        mounts.retain(|mount| hierarchy.layout.is_at(&mount.point) && is_visible(mount));
+        // Somebody else may have been faster; both have seen the same.
+        KEPT.set(Kept { hierarchy, mounts }).ok();
+        Ok(())
     }
 
     /// As `of_host`, from a mountinfo text (proc(5)). Mounts that another mount hides are left out.
@@ -138,6 +159,11 @@ impl Hierarchy {
             path: path.to_owned(),
         })
     }
+}
+
+fn mountinfo() -> Result<Vec<u8>, StepError> {
+    let path = Path::new("/proc/self/mountinfo");
+    crate::kernel_text::read(path).map_err(|errno| failed("read", path, errno, "mount /proc"))
 }
 
 /// The kernel's own answer on whether another mount lies on top.
@@ -352,16 +378,7 @@ impl Group {
 
     /// Every root below which the group may have a directory; the last one of a hybrid host is v2's.
     fn roots(&self) -> Vec<&PathBuf> {
-        match &*self.layout {
-            Layout::V1 {
-                hierarchies,
-                unified,
-            } => {
-                let points = hierarchies.iter().map(|(point, _)| point);
-                points.chain(unified).collect()
-            }
-            Layout::V2 { root, .. } => vec![root],
-        }
+        self.layout.roots()
     }
 
     /// Whether the group is there only if a limit has asked for it.

@@ -64,6 +64,27 @@ pub(super) enum Layout {
     V2 { root: PathBuf, local_events: bool },
 }
 
+impl Layout {
+    /// Every mount point; the last one of a hybrid host is v2's.
+    pub(super) fn roots(&self) -> Vec<&PathBuf> {
+        match self {
+            Layout::V1 {
+                hierarchies,
+                unified,
+            } => {
+                let points = hierarchies.iter().map(|(point, _)| point);
+                points.chain(unified).collect()
+            }
+            Layout::V2 { root, .. } => vec![root],
+        }
+    }
+
+    /// Whether something of it is mounted there.
+    pub(super) fn is_at(&self, point: &PathBuf) -> bool {
+        self.roots().contains(&point)
+    }
+}
+
 /// All cgroup mounts in the text, in its order. Lines that are no mountinfo lines are passed over.
 pub(crate) fn parse(mountinfo: &[u8]) -> Vec<Mount> {
     mountinfo
@@ -105,16 +126,15 @@ pub(super) fn layout(mounts: Vec<Mount>, is_visible: impl Fn(&Mount) -> bool) ->
 
 /// `36 35 98:0 /root /point rw,noatime master:1 - type source options`
 fn line(text: &[u8]) -> Option<Mount> {
-    let mut fields = text.split(|byte| *byte == b' ');
-    let device = device(fields.nth(2)?)?;
-    let root = unescape(fields.next()?);
-    let point = unescape(fields.next()?);
-    fields.find(|field| *field == b"-")?;
-    let kind = kind(fields.next()?, fields.nth(1)?)?;
+    let separator = text.windows(3).position(|bytes| bytes == b" - ")?;
+    let mut source = text[separator + 3..].split(|byte| *byte == b' ');
+    // First of all: most mounts are of another kind.
+    let kind = kind(source.next()?, source.nth(1)?)?;
+    let mut fields = text[..separator].split(|byte| *byte == b' ');
     Some(Mount {
-        device,
-        root,
-        point,
+        device: device(fields.nth(2)?)?,
+        root: unescape(fields.next()?),
+        point: unescape(fields.next()?),
         kind,
     })
 }
