@@ -29,6 +29,7 @@ fn enclosing(text: &[u8], end: usize) -> Vec<Frame> {
     let mut at = 0;
     while at < end {
         let byte = text[at];
+        let full = frames.len() == DEPTH_MAX;
         at += 1;
         match (byte, frames.last_mut()) {
             (b'"', top) => {
@@ -39,7 +40,7 @@ fn enclosing(text: &[u8], end: usize) -> Vec<Frame> {
                     *name = serde_json::from_slice(&text[string]).ok();
                 }
             }
-            (b'{' | b'[', _) if frames.len() == DEPTH_MAX => beyond += 1,
+            (b'{' | b'[', _) if full => beyond += 1,
             (b'{', _) => frames.push(Frame::Object(None)),
             (b'[', _) => frames.push(Frame::Array(0)),
             (b'}' | b']', _) if beyond > 0 => beyond -= 1,
