@@ -335,7 +335,7 @@ impl Making<'_> {
             admission: Admission::First(self.group),
             root: Some(launch::Root::at(&self.record.rootfs)?),
             container: None,
-            stdio: stdio::own()?,
+            stdio: stdio::own(self.plan)?,
             preserved,
             door: match self.starter {
                 Starter::Creator => Door::Parent,

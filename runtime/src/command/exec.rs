@@ -227,7 +227,7 @@ fn launch(
             false => None,
         },
         container: Some(pidfd),
-        stdio: super::stdio::own()?,
+        stdio: super::stdio::own(plan)?,
         preserved,
         door: Door::Parent,
         environment: &mut |_| Ok(()),

@@ -1,7 +1,8 @@
 //! A command's standard input, output and error, as its container gets them.
 //!
 //! They are passed on as they are, but for the host's null device: through that one a container's root could change
-//! its mode and owner for everybody. In its place stands the same device in a mount that is read-only.
+//! its mode and owner for everybody. In its place stands the same device in a mount that is read-only, unless init puts
+//! the container's own there before anything of the container runs ([`Step::OwnNull`]).
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -11,28 +12,32 @@ use rustix::io::Errno;
 use crate::StepError;
 use crate::error::Context;
 use crate::init;
+use crate::plan::{Plan, Step};
 
-/// Copies for init; one that is closed becomes the null device.
-pub(super) fn own() -> Result<[OwnedFd; 3], StepError> {
+/// Copies for the init of a plan; one that is closed becomes the null device.
+pub(super) fn own(plan: &Plan) -> Result<[OwnedFd; 3], StepError> {
+    let replaced = plan.steps.contains(&Step::OwnNull);
     let mut sealed = None;
-    Ok([
-        pass_on(rustix::stdio::stdin(), &mut sealed)?,
-        pass_on(rustix::stdio::stdout(), &mut sealed)?,
-        pass_on(rustix::stdio::stderr(), &mut sealed)?,
-    ])
-}
-
-fn pass_on(standard: BorrowedFd<'_>, sealed: &mut Option<OwnedFd>) -> Result<OwnedFd, StepError> {
-    let number = standard.as_raw_fd();
-    let step = "pass on standard stream";
-    let given = match rustix::io::fcntl_dupfd_cloexec(standard, 3) {
-        Err(Errno::BADF) => None,
-        other => Some(other.context(step, number)?),
+    let mut pass_on = |standard: BorrowedFd<'_>| {
+        let number = standard.as_raw_fd();
+        let step = "pass on standard stream";
+        let given = match rustix::io::fcntl_dupfd_cloexec(standard, 3) {
+            Err(Errno::BADF) => None,
+            other => Some(other.context(step, number)?),
+        };
+        match given {
+            None if replaced => open_null(),
+            Some(given) if replaced || !init::is_null(given.as_fd()).context(step, number)? => {
+                Ok(given)
+            }
+            null => seal(null, &mut sealed),
+        }
     };
-    match given {
-        Some(given) if !init::is_null(given.as_fd()).context(step, number)? => Ok(given),
-        null => seal(null, sealed),
-    }
+    Ok([
+        pass_on(rustix::stdio::stdin())?,
+        pass_on(rustix::stdio::stdout())?,
+        pass_on(rustix::stdio::stderr())?,
+    ])
 }
 
 fn seal(null: Option<OwnedFd>, sealed: &mut Option<OwnedFd>) -> Result<OwnedFd, StepError> {
