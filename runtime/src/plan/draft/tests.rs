@@ -1,10 +1,11 @@
-//! Golden plans, and the refusals of the planner.
+//! Golden plans: what stands in them, and in which order.
+
+mod labels;
+mod refusals;
+mod users;
 
 use super::*;
 use serde_json::{Value, json};
-
-/// Words of a refusal, and the change of the spec that earns it.
-type Case = (&'static str, fn(&mut Value));
 
 fn host() -> HostFacts {
     let bounding = ["CAP_CHOWN", "CAP_KILL", "CAP_NET_BIND_SERVICE"]
@@ -72,6 +73,10 @@ fn plan(change: impl FnOnce(&mut Value)) -> Result<Plan, StepError> {
 
 fn refusal(change: impl FnOnce(&mut Value)) -> String {
     plan(change).unwrap_err().to_string()
+}
+
+fn namespaces_of(spec: &mut Value) -> &mut Vec<Value> {
+    spec["linux"]["namespaces"].as_array_mut().unwrap()
 }
 
 #[test]
@@ -184,125 +189,6 @@ fn sysctls_are_written_through_the_hosts_proc_in_the_containers_namespaces() {
         &plan,
         &["host proc", "prove", "join", "sysctl ", "pivot"],
     ));
-}
-
-fn labelled() -> Value {
-    let mut spec = spec();
-    spec["process"]["apparmorProfile"] = json!("web");
-    spec["process"]["selinuxLabel"] = json!("u:r:t:s0");
-    spec["linux"]["mountLabel"] = json!("u:o:f:s0");
-    let mounts = spec["mounts"].as_array_mut().unwrap();
-    mounts.extend([
-        json!({"destination": "/dev/mqueue", "type": "mqueue"}),
-        json!({"destination": "/sys", "type": "sysfs"}),
-        json!({"destination": "/own", "type": "tmpfs", "options": ["context=u:o:own:s0"]}),
-    ]);
-    spec
-}
-
-fn plan_where_labels_count(spec: Value) -> Plan {
-    let host = HostFacts {
-        apparmor: true,
-        selinux: true,
-        ..host()
-    };
-    Plan::of(&serde_json::from_value(spec).unwrap(), &host).unwrap()
-}
-
-#[test]
-fn labels_of_a_host_with_both_modules() {
-    let plan = plan_where_labels_count(labelled());
-    expect_test::expect![[r#"
-        clone pid mount uts ipc
-        open host proc
-        label SelinuxKeyCreate u:r:t:s0
-        new session keyring
-        label SelinuxKeyCreate
-        label AppArmorExec web
-        label SelinuxExec u:r:t:s0
-        pivot root, rprivate
-        attach #0, mount proc /proc rw,nosuid,nodev,noexec private, no symlink
-        attach #1, mount tmpfs /dev rw,nosuid,strictatime private mode=755 context=u:o:f:s0
-        mount cgroup /sys/fs/cgroup ro,nosuid,nodev,noexec [cpu,cpuacct name=systemd]
-        attach #3, mount mqueue /dev/mqueue rw private, its top labelled u:o:f:s0
-        attach #4, mount sysfs /sys rw private, no symlink
-        attach #5, mount tmpfs /own rw private context=u:o:own:s0
-        execute ["web", "--port", "80"] with PATH TOKEN"#]]
-    .assert_eq(&lines(
-        &plan,
-        &[
-            "host proc",
-            "label",
-            "keyring",
-            "hooks",
-            "pivot",
-            "mount ",
-            "execute",
-        ],
-    ));
-    assert!(plan.warnings.len() == 1, "{:?}", plan.warnings);
-}
-
-/// A program's label takes effect at the next execve, and a hook of init's is one.
-#[test]
-fn labels_of_the_program_come_after_the_last_hook_of_the_creation() {
-    let mut spec = labelled();
-    let hook = json!([{"path": "/hook"}]);
-    spec["hooks"] = json!({"createContainer": hook, "startContainer": hook});
-    let namespaces = json!([{"type": "mount"}, {"type": "user", "path": "/proc/7/ns/user"}]);
-    spec["linux"]["namespaces"] = namespaces;
-    spec.as_object_mut().unwrap().remove("hostname");
-    spec["mounts"] = json!([{"destination": "/t", "type": "tmpfs"}]);
-    let plan = plan_where_labels_count(spec);
-    expect_test::expect![[r#"
-        stage: enter cgroup
-        stage: open host proc
-        stage: join user /proc/7/ns/user
-        label SelinuxKeyCreate u:r:t:s0
-        new session keyring
-        label SelinuxKeyCreate
-        mount tmpfs /t rw private context=u:o:f:s0
-        createContainer hooks /hook ["/hook"] with []
-        label AppArmorExec web
-        label SelinuxExec u:r:t:s0
-        pivot root, rprivate
-        await start
-        startContainer hooks /hook ["/hook"] with [PATH TOKEN]
-        execute ["web", "--port", "80"] with PATH TOKEN"#]]
-    .assert_eq(&lines(
-        &plan,
-        &[
-            "host proc",
-            "label",
-            "keyring",
-            "hooks",
-            "pivot",
-            "mount ",
-            "join",
-            "execute",
-            "await",
-            "enter cgroup",
-        ],
-    ));
-}
-
-#[test]
-fn labels_that_nobody_enforces_are_a_warning() {
-    let plan = plan(|spec| {
-        spec["process"]["apparmorProfile"] = json!("web");
-        spec["process"]["selinuxLabel"] = json!("u:r:t:s0");
-        spec["linux"]["mountLabel"] = json!("u:o:f:s0");
-    })
-    .unwrap();
-    expect_test::expect![[r#"
-        warning: SELinux mount label `u:o:f:s0` is not in force: this host has no SELinux
-        warning: AppArmor profile `web` is not in force: this host has no AppArmor
-        warning: SELinux label `u:r:t:s0` is not in force: this host has no SELinux"#]]
-    .assert_eq(&lines(&plan, &["label", "profile", "keyring "]));
-    assert!(
-        refusal(|spec| spec["process"]["apparmorProfile"] = json!("a\nexec b"))
-            .contains("no label")
-    );
 }
 
 #[test]
@@ -425,49 +311,6 @@ fn capabilities_that_the_kernel_would_refuse_are_left_out() {
     .assert_eq(&lines(&plan, &["bounding", "effective", "ambient"]));
 }
 
-/// In a namespace that is joined with its mounts, /proc is whatever was mounted there.
-#[test]
-fn the_hosts_proc_is_opened_before_users_and_mounts_are_joined() {
-    let plan = plan(|spec| {
-        spec["process"]["oomScoreAdj"] = json!(null);
-        let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
-        namespaces[1]["path"] = json!("/proc/7/ns/mnt");
-        namespaces.push(json!({"type": "user", "path": "/proc/7/ns/user"}));
-    });
-    expect_test::expect![[r#"
-        stage: open host proc
-        stage: room for RLIMIT_NOFILE unlimited
-        stage: leave all groups
-        stage: join mount /proc/7/ns/mnt, network /run/netns/t1, user /proc/7/ns/user
-        become root of the user namespace"#]]
-    .assert_eq(&lines(
-        &plan.unwrap(),
-        &["host proc", "room", "leave", "join", "become"],
-    ));
-}
-
-#[test]
-fn groups_are_kept_where_the_annotation_asks_for_it() {
-    let plan = |value: &str| {
-        let plan = plan(|spec| {
-            spec["annotations"] = json!({"run.oci.keep_original_groups": value});
-            let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
-            namespaces.push(json!({"type": "user", "path": "/proc/7/ns/user"}));
-        });
-        lines(&plan.unwrap(), &["leave", "become", "groups"])
-    };
-    expect_test::expect![[r#"
-        become root of the user namespace, groups kept
-        user 33 group 34 groups kept
-        warning: run.oci.keep_original_groups: additionalGids are not in force beside it"#]]
-    .assert_eq(&plan("1"));
-    expect_test::expect![[r#"
-        stage: leave all groups
-        become root of the user namespace
-        user 33 group 34 groups [5]"#]]
-    .assert_eq(&plan("0"));
-}
-
 #[test]
 fn a_mount_in_the_place_of_the_root_bears_no_hooks_of_the_creation() {
     let over = |kind: &'static str| {
@@ -533,204 +376,4 @@ fn a_plan_survives_the_wire_and_shows_no_secret() {
     assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
     assert!(text.contains("hunter2"), "the program needs it");
     assert!(!format!("{plan}{plan:?}{plan:#?}").contains("hunter2"));
-}
-
-#[test]
-fn what_the_kernel_would_refuse_without_a_reason_is_refused_with_one() {
-    let cases: [Case; 16] = [
-        ("linux.cgroupsPath", |spec| {
-            drop(spec["linux"].as_object_mut().unwrap().remove("cgroupsPath"))
-        }),
-        ("`..`", |spec| {
-            spec["linux"]["cgroupsPath"] = json!("a/../../b")
-        }),
-        ("uts namespace", |spec| {
-            spec["linux"]["namespaces"]
-                .as_array_mut()
-                .unwrap()
-                .remove(2);
-        }),
-        ("may mount nothing in the host's", |spec| {
-            drop(namespaces_of(spec).remove(1));
-            namespaces_of(spec).push(json!({"type": "user"}));
-            spec["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": 1, "size": 99}]);
-            spec["linux"]["gidMappings"] = json!([{"containerID": 0, "hostID": 1, "size": 99}]);
-        }),
-        ("the root can be replaced only", |spec| {
-            drop(namespaces_of(spec).remove(1));
-            spec["mounts"][0] = json!({"destination": "//", "type": "tmpfs", "source": "tmpfs"});
-        }),
-        ("mappings belong to a user namespace", |spec| {
-            spec["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": 1, "size": 1}]);
-        }),
-        ("needs a mapping", |spec| {
-            let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
-            namespaces.push(json!({"type": "user"}));
-        }),
-        ("offsets belong to a new time namespace", |spec| {
-            spec["linux"]["timeOffsets"] = json!({"boottime": {"secs": 1}});
-        }),
-        ("only the clocks monotonic and boottime", |spec| {
-            spec["linux"]["timeOffsets"] = json!({"realtime": {"secs": 1}});
-        }),
-        ("must be absolute", |spec| {
-            spec["linux"]["namespaces"][5]["path"] = json!("run/net");
-        }),
-        ("listed twice", |spec| {
-            spec["linux"]["namespaces"][2]["type"] = json!("pid")
-        }),
-        ("no program to run", |spec| {
-            spec["process"]["args"] = json!([])
-        }),
-        ("process.env[1]", |spec| {
-            spec["process"]["env"] = json!(["A=1", "hunter2"])
-        }),
-        ("longer than 64", |spec| {
-            spec["hostname"] = json!("x".repeat(65))
-        }),
-        ("soft limit", |spec| {
-            spec["process"]["rlimits"][0]["hard"] = json!(1)
-        }),
-        ("absolute", |spec| spec["process"]["cwd"] = json!("srv")),
-    ];
-    for (words, change) in cases {
-        let refusal = refusal(change);
-        assert!(
-            refusal.contains(words) && !refusal.contains("hunter2"),
-            "{words}: {refusal}"
-        );
-    }
-}
-
-fn mapped(spec: &mut Value) {
-    let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
-    namespaces.push(json!({"type": "user"}));
-    for name in ["uidMappings", "gidMappings"] {
-        spec["linux"][name] = json!([{"containerID": 0, "hostID": 100_000, "size": 1000}]);
-    }
-}
-
-/// The lines up to the pivot: what is done before, by whom.
-fn beginning(plan: &Plan) -> String {
-    let text = plan.to_string();
-    text.split_inclusive('\n')
-        .take_while(|line| !line.contains("isolate mounts"))
-        .collect()
-}
-
-#[test]
-fn a_new_user_namespace_leaves_what_needs_the_host_s_rights_to_the_parent() {
-    expect_test::expect![[r#"
-        cgroup longshore/t1/c1
-        parent: open host null
-        parent: open tree #2 /host/data
-        parent: make 6 devices
-        stage: enter cgroup
-        stage: affinity to every CPU
-        stage: undumpable
-        stage: join network /run/netns/t1
-        clone pid mount uts ipc user
-        map uids 0=100000+1000, gids 0=100000+1000, written by privilege
-        parent: oom score adjustment 100
-        parent: room for RLIMIT_NOFILE unlimited
-          become root of the user namespace
-          undumpable
-          new cgroup namespace
-          new session keyring
-          hostname box
-          open file system #0 proc
-          open file system #1 tmpfs
-    "#]]
-    .assert_eq(&beginning(&plan(mapped).unwrap()));
-}
-
-#[test]
-fn a_stage_does_what_must_be_done_before_init_is_cloned() {
-    let staged = |spec: &mut Value| {
-        let namespaces = &mut spec["linux"]["namespaces"];
-        namespaces[0]["path"] = json!("/proc/7/ns/pid");
-        let more = [
-            json!({"type": "time"}),
-            json!({"type": "user", "path": "/proc/7/ns/user"}),
-        ];
-        namespaces.as_array_mut().unwrap().extend(more);
-        spec["linux"]["timeOffsets"] =
-            json!({"monotonic": {"secs": -5, "nanosecs": 6}, "boottime": {}});
-    };
-    expect_test::expect![[r#"
-        cgroup longshore/t1/c1
-        parent: open host null
-        parent: open tree #2 /host/data
-        parent: make 6 devices
-        stage: enter cgroup
-        stage: affinity to every CPU
-        stage: open host proc
-        stage: oom score adjustment 100
-        stage: room for RLIMIT_NOFILE unlimited
-        stage: new time namespace boottime 0 0 monotonic -5 6
-        stage: undumpable
-        stage: leave all groups
-        stage: join pid /proc/7/ns/pid, network /run/netns/t1, user /proc/7/ns/user
-        clone mount uts ipc
-          become root of the user namespace
-          undumpable
-          new cgroup namespace
-          new session keyring
-          hostname box
-          open file system #0 proc
-          open file system #1 tmpfs
-    "#]]
-    .assert_eq(&beginning(&plan(staged).unwrap()));
-}
-
-#[test]
-fn without_privilege_the_user_namespace_comes_first() {
-    let mut spec = spec();
-    mapped(&mut spec);
-    let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
-    namespaces.retain(|namespace| namespace["path"].is_null());
-    spec["linux"]["gidMappings"] = json!([]);
-    spec["process"]["user"] = json!({"uid": 0, "gid": 0});
-    namespaces_of(&mut spec).push(json!({"type": "time"}));
-    let host = HostFacts {
-        privileged: false,
-        uid: 1000,
-        gid: 1000,
-        ..host()
-    };
-    let plan = |spec: &Value| Plan::of(&serde_json::from_value(spec.clone()).unwrap(), &host);
-    expect_test::expect![[r#"
-        cgroup longshore/t1/c1
-        stage: enter cgroup
-        stage: affinity to every CPU
-        stage: become root of the user namespace
-        stage: new time namespace
-        stage: undumpable
-        clone pid mount uts ipc user
-        map uids 0=100000+1000, gids 0=1000+1, written by newuidmap and newgidmap
-        parent: oom score adjustment 100
-        parent: room for RLIMIT_NOFILE unlimited
-          new cgroup namespace
-          new session keyring
-          hostname box
-          open host null
-          open file system #0 proc
-          open file system #1 tmpfs
-          open tree #2 /host/data
-          open device /dev/null c 1:3 0666 0:0
-          open device /dev/zero c 1:5 0666 0:0
-          open device /dev/full c 1:7 0666 0:0
-          open device /dev/random c 1:8 0666 0:0
-          open device /dev/urandom c 1:9 0666 0:0
-          open device /dev/tty c 5:0 0666 0:0
-    "#]]
-    .assert_eq(&beginning(&plan(&spec).unwrap()));
-    namespaces_of(&mut spec).retain(|namespace| namespace["type"] != "user");
-    spec["linux"]["uidMappings"] = json!([]);
-    let refusal = plan(&spec).unwrap_err().to_string();
-    assert!(refusal.contains("needs a user namespace"), "{refusal}");
-}
-
-fn namespaces_of(spec: &mut Value) -> &mut Vec<Value> {
-    spec["linux"]["namespaces"].as_array_mut().unwrap()
 }
