@@ -158,8 +158,9 @@ class Bench:
             return self.timer([*peer.base, "delete", "--force", key])
         return {peer: (lambda peer=peer: one(peer)) for peer in self.peers}
 
-    def storm(self, column, kind="plain", workers=4, each=10):
-        """Containers per second, by workers that start the next one as soon as the last has ended."""
+    def storm(self, column, each, kind="plain", workers=4):
+        """Containers per second, by workers that start the next one as soon as the last has ended. `each` of them so
+        many that the making of the workers themselves does not count."""
         lines = [column.run(kind, worker) for worker in range(workers)]
         begin = time.perf_counter()
         pids = []
@@ -280,10 +281,10 @@ def main():
         show("create, start, wait, delete from the agent, with seccomp, ms", bench.medians(arguments.runs, sides), base=agent.name)
         rounds = max(arguments.runs // 10, 5)
         columns = [*bench.peers, *bench.floors]
-        storm = lambda: bench.medians(rounds, {column: (lambda column=column: bench.storm(column)) for column in columns})
-        show("start storm of 4 workers, containers a second", storm(), better="most")
+        storm = lambda each: bench.medians(rounds, {column: (lambda column=column: bench.storm(column, each)) for column in columns})
+        show("start storm of 4 workers, containers a second", storm(50), better="most")
         with compilers(2, arguments.busy_source):
-            show("the same beside two busy compilers", storm(), better="most")
+            show("the same beside two busy compilers", storm(10), better="most")
         show_idle(agent, bench, arguments.idle)
     finally:
         for peer in bench.peers:
