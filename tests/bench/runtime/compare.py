@@ -12,6 +12,7 @@ import re
 import signal
 import statistics
 import subprocess
+import tempfile
 import time
 
 import bundle
@@ -163,20 +164,11 @@ class Bench:
         many that the making of the workers themselves does not count."""
         lines = [column.run(kind, worker) for worker in range(workers)]
         begin = time.perf_counter()
-        pids = []
-        for line in lines:
-            pid = os.fork()
-            if pid == 0:
-                status = 1
-                with contextlib.suppress(BaseException):
-                    timer = Timer(self.work)
-                    for _ in range(each):
-                        timer(line)
-                    status = 0
-                os._exit(status)
-            pids.append(pid)
-        if any(os.waitpid(pid, 0)[1] for pid in pids):
-            raise SystemExit(f"{column.name}: a start of the storm failed; try: {' '.join(lines[0])}")
+        with tempfile.TemporaryFile(dir=self.work) as errors:
+            running = [subprocess.Popen([self.arguments.worker, str(each), *line], env=ENVIRONMENT, stderr=errors) for line in lines]
+            if any([worker.wait() for worker in running]):
+                errors.seek(0)
+                raise SystemExit(f"{column.name}: a start of the storm failed: {errors.read().decode(errors='replace')}")
         return workers * each / (time.perf_counter() - begin)
 
 
@@ -260,6 +252,7 @@ def main():
     parser = argparse.ArgumentParser()
     for name in ("runtime", "agent-side", "floor", "work", "cgroup"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--worker", help="for the start storm: worker.c")
     parser.add_argument("--crun")
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--idle", type=int, default=500)
