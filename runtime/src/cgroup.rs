@@ -20,9 +20,10 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use self::directory::{Directory, failed, is_absent, refused, value_of};
@@ -60,20 +61,15 @@ pub use statistics::{Interface, Statistics};
 const MISSING_PROCESS: &str = "a process of a pid namespace that is not below ours is in the group; \
                                act from the pid namespace of the host";
 
+/// linux/magic.h
+const CGROUP_SUPER_MAGIC: rustix::fs::FsWord = 0x0027_e0eb;
+const CGROUP2_SUPER_MAGIC: rustix::fs::FsWord = 0x6367_7270;
+
 /// The cgroup hierarchies of this host.
 #[derive(Clone, Debug)]
 pub struct Hierarchy {
     layout: Arc<Layout>,
 }
-
-/// What [`Hierarchy::keep`] found.
-#[derive(Debug)]
-struct Kept {
-    hierarchy: Hierarchy,
-    mounts: Vec<mounts::Mount>,
-}
-
-static KEPT: OnceLock<Kept> = OnceLock::new();
 
 /// A group below the hierarchies' roots, named by one relative path (`longshore/task/ID`).
 #[derive(Clone, Debug)]
@@ -103,24 +99,20 @@ pub struct Usage {
 }
 
 impl Hierarchy {
-    /// Reads /proc/self/mountinfo, unless what `keep` found there still stands. A hybrid host counts as v1.
+    /// Looks where distributions mount the hierarchies, and in the table of all mounts only if one is elsewhere: that
+    /// table is long on a host of many containers. A hybrid host counts as v1.
     pub fn of_host() -> Result<Hierarchy, StepError> {
-        match KEPT.get() {
-            Some(kept) if kept.mounts.iter().all(is_visible) => Ok(kept.hierarchy.clone()),
-            _ => Hierarchy::of_mountinfo(&mountinfo()?),
+        let read = |path: &str| {
+            crate::kernel_text::read(path)
+                .map_err(|errno| failed("read", Path::new(path), errno, "mount /proc"))
+        };
+        let own = read("/proc/self/cgroup")?;
+        match mounts::standard(&own, version) {
+            Some(layout) => Ok(Hierarchy {
+                layout: Arc::new(layout),
+            }),
+            None => Hierarchy::of_mountinfo(&read("/proc/self/mountinfo")?),
         }
-    }
-
-    /// Looks once for this process and for those that it forks: the kernel takes long over a busy host's mounts. From here
-    /// on a hierarchy that somebody mounts beside the others is not seen; that one of them has gone is.
-    pub fn keep() -> Result<(), StepError> {
-        let text = mountinfo()?;
-        let hierarchy = Hierarchy::of_mountinfo(&text)?;
-        let mut mounts = mounts::parse(&text);
-        mounts.retain(|mount| hierarchy.layout.is_at(&mount.point) && is_visible(mount));
-        // Somebody else may have been faster; both have seen the same.
-        KEPT.set(Kept { hierarchy, mounts }).ok();
-        Ok(())
     }
 
     /// As `of_host`, from a mountinfo text (proc(5)). Mounts that another mount hides are left out.
@@ -161,9 +153,20 @@ impl Hierarchy {
     }
 }
 
-fn mountinfo() -> Result<Vec<u8>, StepError> {
-    let path = Path::new("/proc/self/mountinfo");
-    crate::kernel_text::read(path).map_err(|errno| failed("read", path, errno, "mount /proc"))
+/// Of which version the root of a hierarchy at this place is, if it is one. A group that is mounted there, as in a
+/// container, is none.
+fn version(place: &Path) -> Option<mounts::Version> {
+    // kernfs numbers its inodes from the root.
+    const ROOT: u64 = 1;
+    let stat = rustix::fs::lstat(place).ok()?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory || stat.st_ino != ROOT {
+        return None;
+    }
+    match rustix::fs::statfs(place).ok()?.f_type {
+        CGROUP_SUPER_MAGIC => Some(mounts::Version::V1),
+        CGROUP2_SUPER_MAGIC => Some(mounts::Version::V2),
+        _ => None,
+    }
 }
 
 /// The kernel's own answer on whether another mount lies on top.
@@ -185,7 +188,7 @@ impl Group {
     pub fn cgroup_fd(&self) -> Result<Option<OwnedFd>, StepError> {
         match &*self.layout {
             Layout::V1 { .. } => Ok(None),
-            Layout::V2 { root, .. } => Ok(Some(self.existing(root)?.into_fd())),
+            Layout::V2 { root } => Ok(Some(self.existing(root)?.into_fd())),
         }
     }
 
@@ -268,8 +271,8 @@ impl Group {
     /// Processes of this group and of the groups below it that the OOM killer has killed, also when the
     /// limit that was hit is an ancestor's: the kernel charges the event to the victim's own group.
     ///
-    /// v2: `oom_kill` of `memory.events`, which counts descendants, also removed ones (where the mount has
-    /// `memory_localevents` it does not: then as v1). v1: the sum of `oom_kill` of `memory.oom_control` over
+    /// v2: `oom_kill` of `memory.events`, which counts descendants, also removed ones, unless the mount has
+    /// `memory_localevents` or the kernel is older than 5.2: then as v1. v1: the sum of `oom_kill` of `memory.oom_control` over
     /// the subtree as it is now, so a child that is removed takes its count along: read before `remove`.
     pub fn oom_kills(&self) -> Result<u64, StepError> {
         match &*self.layout {
@@ -277,14 +280,17 @@ impl Group {
                 Some(directory) => directory.sum("memory.oom_control", "oom_kill"),
                 None => Err(no_controller("memory", "memory.oom_control")),
             },
-            Layout::V2 { root, local_events } => {
+            Layout::V2 { root } => {
                 let directory = self.existing(root)?;
-                if *local_events {
-                    return directory.sum("memory.events", "oom_kill");
+                let kills = |text: &str| value_of(text, "oom_kill");
+                let all = number(&directory, "memory.events", "memory", kills)?;
+                let own = directory.read("memory.events.local")?;
+                // Where there are more than the group's own, descendants are counted.
+                match own.as_deref().and_then(kills) {
+                    Some(own) if all > own => Ok(all),
+                    Some(_) => directory.sum("memory.events.local", "oom_kill"),
+                    None => directory.sum("memory.events", "oom_kill"),
                 }
-                number(&directory, "memory.events", "memory", |text| {
-                    value_of(text, "oom_kill")
-                })
             }
         }
     }
@@ -303,7 +309,7 @@ impl Group {
                     file("memory", "memory.usage_in_bytes")?,
                 )
             }
-            Layout::V2 { root, .. } => {
+            Layout::V2 { root } => {
                 let directory = self.existing(root)?;
                 let microseconds = |text: &str| value_of(text, "usage_usec");
                 (
@@ -332,7 +338,7 @@ impl Group {
                 };
                 kill::kill_v1(self, freezer.as_ref(), deadline)
             }
-            Layout::V2 { root, .. } => match Directory::at(root, &self.path)? {
+            Layout::V2 { root } => match Directory::at(root, &self.path)? {
                 Some(directory) => kill::kill_v2(self, &directory, deadline),
                 None => Ok(()),
             },

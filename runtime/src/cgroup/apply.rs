@@ -42,7 +42,7 @@ impl Group {
     pub(super) fn apply_limits(&self, resources: &LinuxResources) -> Result<(), StepError> {
         match &*self.layout {
             Layout::V1 { .. } => self.apply_v1(resources),
-            Layout::V2 { root, .. } => apply_v2(resources, &self.existing(root)?),
+            Layout::V2 { root } => apply_v2(resources, &self.existing(root)?),
         }
     }
 
@@ -58,7 +58,7 @@ impl Group {
         match &*self.layout {
             _ if rules.is_empty() => Ok(()),
             Layout::V1 { .. } => self.apply_devices_v1(&devices::settle(rules)?),
-            Layout::V2 { root, .. } => device_program::attach(&self.existing(root)?, rules),
+            Layout::V2 { root } => device_program::attach(&self.existing(root)?, rules),
         }
     }
 
@@ -79,7 +79,7 @@ impl Group {
                 let writes = limits_v1::writes(resources, &read)?;
                 Ok((writes, period.unwrap_or(PERIOD)))
             }
-            Layout::V2 { root, .. } => {
+            Layout::V2 { root } => {
                 let group = open(root)?;
                 let read = |file: &str| match &group {
                     Some(group) => group.read(file),

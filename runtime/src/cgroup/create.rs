@@ -32,7 +32,7 @@ impl Group {
                     }
                 })
             }
-            Layout::V2 { root, .. } => self.create_v2(root),
+            Layout::V2 { root } => self.create_v2(root),
         }
     }
 

@@ -98,7 +98,7 @@ impl ContainerGroup {
                 }
                 groups
             }
-            Layout::V2 { root, .. } => vec![(root.clone(), v2(group, root, below, init)?)],
+            Layout::V2 { root } => vec![(root.clone(), v2(group, root, below, init)?)],
         };
         let unit = match self.location() {
             Location::Unit(unit) if unit.user => Some(unit.clone()),

@@ -47,7 +47,7 @@ impl Group {
                 let frozen = freeze_v1(&freezer, deadline);
                 (freezer, frozen)
             }
-            Layout::V2 { root, .. } => {
+            Layout::V2 { root } => {
                 let directory = self.existing(root)?;
                 let frozen = freeze_v2(&directory, deadline);
                 (directory, frozen)
@@ -74,7 +74,7 @@ impl Group {
             Layout::V1 { .. } => self
                 .point_of("freezer")
                 .ok_or_else(|| no_controller("freezer", self.path()))?,
-            Layout::V2 { root, .. } => root,
+            Layout::V2 { root } => root,
         };
         Directory::at(root, &self.path)?
             .as_ref()
@@ -88,7 +88,7 @@ impl Group {
                 Some(point) => Directory::at(point, &self.path)?,
                 None => None,
             },
-            Layout::V2 { root, .. } => Directory::at(root, &self.path)?,
+            Layout::V2 { root } => Directory::at(root, &self.path)?,
         };
         let Some(directory) = directory else {
             return Ok(Freeze::Thawed);

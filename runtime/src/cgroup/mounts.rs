@@ -1,11 +1,11 @@
-//! Where the cgroup hierarchies are mounted: a pure reading of /proc/self/mountinfo (proc(5)).
+//! Where the cgroup hierarchies are mounted: a pure reading of /proc/self/cgroup and of /proc/self/mountinfo (proc(5)).
 //!
-//! Which of the mounts is visible (another may lie on top of it) is not told by the text alone; the
+//! What is at a path, and which of the mounts is visible (another may lie on top of it), is not told by the texts alone; the
 //! caller asks the kernel about that.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Controllers that a v1 hierarchy may hold (cgroups(7)); what else stands among its options is an option.
 const CONTROLLERS: [&str; 15] = [
@@ -48,8 +48,17 @@ pub(crate) struct Mount {
 pub(crate) enum Kind {
     /// A v1 hierarchy with its controllers and, for a named one, `name=...`.
     V1(Vec<String>),
-    /// The v2 hierarchy. `local_events`: mounted with `memory_localevents`.
-    V2 { local_events: bool },
+    /// The v2 hierarchy.
+    V2,
+}
+
+/// Of which version a mounted hierarchy is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    /// One of several.
+    V1,
+    /// The one.
+    V2,
 }
 
 /// How this host limits processes.
@@ -61,7 +70,7 @@ pub(super) enum Layout {
         unified: Option<PathBuf>,
     },
     /// The v2 hierarchy.
-    V2 { root: PathBuf, local_events: bool },
+    V2 { root: PathBuf },
 }
 
 impl Layout {
@@ -75,13 +84,8 @@ impl Layout {
                 let points = hierarchies.iter().map(|(point, _)| point);
                 points.chain(unified).collect()
             }
-            Layout::V2 { root, .. } => vec![root],
+            Layout::V2 { root } => vec![root],
         }
-    }
-
-    /// Whether something of it is mounted there.
-    pub(super) fn is_at(&self, point: &PathBuf) -> bool {
-        self.roots().contains(&point)
     }
 }
 
@@ -102,26 +106,55 @@ pub(super) fn layout(mounts: Vec<Mount>, is_visible: impl Fn(&Mount) -> bool) ->
     for mount in mounts {
         match mount.kind {
             Kind::V1(_) if v1.iter().any(|(device, ..)| *device == mount.device) => {}
-            Kind::V2 { .. } if v2.is_some() => {}
+            Kind::V2 if v2.is_some() => {}
             _ if !is_visible(&mount) => {}
             Kind::V1(controllers) => v1.push((mount.device, mount.point, controllers)),
-            Kind::V2 { local_events } => {
-                v2 = Some((mount.point, local_events));
-            }
+            Kind::V2 => v2 = Some(mount.point),
         }
     }
-    let limits = |name: &String| LIMITING.contains(&name.as_str());
-    if v1
-        .iter()
-        .any(|(_, _, controllers)| controllers.iter().any(limits))
-    {
+    if v1.iter().any(|(_, _, controllers)| limits(controllers)) {
         let hierarchies = v1.into_iter().map(|(_, point, names)| (point, names));
         return Some(Layout::V1 {
             hierarchies: hierarchies.collect(),
-            unified: v2.map(|(root, _)| root),
+            unified: v2,
         });
     }
-    v2.map(|(root, local_events)| Layout::V2 { root, local_events })
+    v2.map(|root| Layout::V2 { root })
+}
+
+fn limits(controllers: &[String]) -> bool {
+    let limiting = |name: &String| LIMITING.contains(&name.as_str());
+    controllers.iter().any(limiting)
+}
+
+/// The layout of a host whose hierarchies are where distributions mount them: v2 at /sys/fs/cgroup, or there a directory for
+/// each v1 hierarchy that is called like its controllers, and `unified`. `own` is a text of /proc/self/cgroup; `version` tells
+/// whose root is at a path. None: something is elsewhere.
+pub(super) fn standard(own: &[u8], version: impl Fn(&Path) -> Option<Version>) -> Option<Layout> {
+    let place = Path::new("/sys/fs/cgroup");
+    let mut v1 = Vec::new();
+    for line in std::str::from_utf8(own).ok()?.lines() {
+        let names = line.split(':').nth(1)?;
+        // v2's line has none.
+        if !names.is_empty() {
+            let controllers: Vec<String> = names.split(',').map(str::to_owned).collect();
+            v1.push((place.join(names.trim_start_matches("name=")), controllers));
+        }
+    }
+    if !v1.iter().any(|(_, controllers)| limits(controllers)) {
+        return (version(place)? == Version::V2).then(|| Layout::V2 { root: place.into() });
+    }
+    if !v1
+        .iter()
+        .all(|(point, _)| version(point) == Some(Version::V1))
+    {
+        return None;
+    }
+    let unified = place.join("unified");
+    Some(Layout::V1 {
+        hierarchies: v1,
+        unified: (version(&unified) == Some(Version::V2)).then_some(unified),
+    })
 }
 
 /// `36 35 98:0 /root /point rw,noatime master:1 - type source options`
@@ -145,15 +178,11 @@ fn device(text: &[u8]) -> Option<(u32, u32)> {
 }
 
 fn kind(filesystem: &[u8], options: &[u8]) -> Option<Kind> {
-    let options = std::str::from_utf8(options).ok()?;
     match filesystem {
-        b"cgroup2" => Some(Kind::V2 {
-            local_events: options
-                .split(',')
-                .any(|option| option == "memory_localevents"),
-        }),
+        b"cgroup2" => Some(Kind::V2),
         b"cgroup" => Some(Kind::V1(
-            options
+            std::str::from_utf8(options)
+                .ok()?
                 .split(',')
                 .filter(|option| CONTROLLERS.contains(option) || option.starts_with("name="))
                 .map(str::to_owned)
@@ -244,25 +273,23 @@ mod tests {
         let text = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 \
                     rw,nsdelegate,memory_recursiveprot\n";
         let root = PathBuf::from("/sys/fs/cgroup");
-        let local_events = false;
         assert_eq!(
             layout(parse(text.as_bytes()), |_| true),
-            Some(Layout::V2 { root, local_events })
+            Some(Layout::V2 { root })
         );
     }
 
     #[test]
     fn a_v1_mount_that_limits_nothing_does_not_make_a_host_v1() {
         let text = "\
-30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,memory_localevents
+30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate
 31 23 0:27 / /run/net_cls rw - cgroup net_cls rw,net_cls
 32 23 0:28 / /run/elogind rw - cgroup none rw,name=elogind
 ";
         let root = PathBuf::from("/sys/fs/cgroup");
-        let local_events = true;
         assert_eq!(
             layout(parse(text.as_bytes()), |_| true),
-            Some(Layout::V2 { root, local_events })
+            Some(Layout::V2 { root })
         );
     }
 
@@ -280,10 +307,43 @@ mod tests {
         assert_eq!(parse(text)[0].point, PathBuf::from("/a b\\c"));
     }
 
+    #[test]
+    fn hierarchies_at_their_standard_places_are_found_by_the_names_of_their_controllers() {
+        let own = b"9:name=systemd:/x\n4:memory:/\n1:cpu,cpuacct:/a:b\n0::/\n";
+        let at = |path: &Path| match path.strip_prefix("/sys/fs/cgroup").ok()?.to_str()? {
+            "systemd" | "memory" | "cpu,cpuacct" => Some(Version::V1),
+            "unified" => Some(Version::V2),
+            _ => None,
+        };
+        let all: [(&str, &[&str]); 3] = [
+            ("/sys/fs/cgroup/systemd", &["name=systemd"]),
+            ("/sys/fs/cgroup/memory", &["memory"]),
+            ("/sys/fs/cgroup/cpu,cpuacct", &["cpu", "cpuacct"]),
+        ];
+        assert_eq!(standard(own, at), v1(&all, Some("/sys/fs/cgroup/unified")));
+        let no_v2 = |path: &Path| at(path).filter(|version| *version == Version::V1);
+        assert_eq!(standard(own, no_v2), v1(&all, None));
+        let one_elsewhere = |path: &Path| at(path).filter(|_| !path.ends_with("memory"));
+        assert_eq!(standard(own, one_elsewhere), None);
+    }
+
+    #[test]
+    fn v2_is_at_its_standard_place_also_beside_a_v1_hierarchy_that_limits_nothing() {
+        let root = PathBuf::from("/sys/fs/cgroup");
+        let at = |path: &Path| (path == root).then_some(Version::V2);
+        let v2 = Some(Layout::V2 { root: root.clone() });
+        assert_eq!(standard(b"0::/init.scope\n", at), v2);
+        assert_eq!(standard(b"5:net_cls:/\n1:name=elogind:/\n0::/\n", at), v2);
+        assert_eq!(standard(b"0::/\n", |_| None), None);
+        assert_eq!(standard(b"0::/\n", |_| Some(Version::V1)), None);
+        assert_eq!(standard(b"4:memory:/\n0::/\n", at), None);
+    }
+
     proptest! {
         #[test]
         fn no_text_makes_the_parser_panic(text in proptest::collection::vec(any::<u8>(), 0..300)) {
             drop(layout(parse(&text), |_| true));
+            drop(standard(&text, |_| Some(Version::V1)));
         }
 
         #[test]

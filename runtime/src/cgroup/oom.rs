@@ -60,7 +60,7 @@ impl Group {
     }
 
     fn oom_inotify(&self) -> Result<OwnedFd, StepError> {
-        let Layout::V2 { root, .. } = &*self.layout else {
+        let Layout::V2 { root } = &*self.layout else {
             return Err(no_controller("memory", "memory.events"));
         };
         let directory = self.existing(root)?;

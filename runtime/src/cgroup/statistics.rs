@@ -252,7 +252,7 @@ impl Group {
                 }
                 all
             }
-            Layout::V2 { root, .. } => {
+            Layout::V2 { root } => {
                 let directory = self.existing(root)?;
                 v2::statistics(&|file| directory.read(file), &sizes)?
             }

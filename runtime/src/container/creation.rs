@@ -20,7 +20,6 @@ use serde_json::{Value, json};
 use super::nursery::{Nursery, Running};
 use super::{Container, Launch, State};
 use crate::StepError;
-use crate::cgroup::Hierarchy;
 use crate::error::Context;
 use crate::plan::{HostFacts, Plan};
 use crate::record::{Phase, RunDirectory};
@@ -83,7 +82,6 @@ impl Runtime {
             propagation,
         };
         mount_setattr(clone.as_fd(), sealed, false).context(step, binary.display())?;
-        Hierarchy::keep()?;
         Ok(Runtime {
             binary: Binary(clone),
             host: HostFacts::read()?,

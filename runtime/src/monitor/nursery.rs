@@ -62,7 +62,6 @@ fn settle_in() -> Result<(), StepError> {
 
 /// Before anything is made for a container: its limits are not its monitor's, nor its OOM.
 fn enter(group: &str) -> Result<(), StepError> {
-    Hierarchy::keep()?;
     Hierarchy::of_host()?.group(group)?.add(std::process::id())
 }
 

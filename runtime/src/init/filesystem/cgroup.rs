@@ -76,7 +76,7 @@ fn place(groups: &str, mounts: &[Mount], hierarchy: &str) -> Option<PathBuf> {
                     .split(',')
                     .all(|name| names.iter().any(|known| known == name))
         }
-        Kind::V2 { .. } => hierarchy.is_empty(),
+        Kind::V2 => hierarchy.is_empty(),
     };
     // The kernel shows a group outside of what is mounted with `..`: no mount has it.
     let inside = |mount: &Mount| {
