@@ -90,13 +90,16 @@ fn add_quota(cpu: &LinuxCpu, read: &Read<'_>, writes: &mut Vec<Write>) -> Result
         (Some(quota), Some(period)) => {
             let new_quota: i128 = quota.value.parse().unwrap_or(-1);
             let new_period: i128 = period.value.parse().unwrap_or(1);
-            match (number("cpu.cfs_quota_us")?, number("cpu.cfs_period_us")?) {
+            match number("cpu.cfs_quota_us")?.filter(|old| *old >= 0) {
                 _ if new_quota < 0 => false,
-                (Some(old_quota), Some(old_period)) if old_quota >= 0 => {
+                Some(old_quota) => match number("cpu.cfs_period_us")? {
                     // old_quota / new_period <= new_quota / old_period
-                    old_quota.saturating_mul(old_period) <= new_quota.saturating_mul(new_period)
-                }
-                _ => true,
+                    Some(old_period) => {
+                        old_quota.saturating_mul(old_period) <= new_quota.saturating_mul(new_period)
+                    }
+                    None => true,
+                },
+                None => true,
             }
         }
         _ => false,
@@ -156,10 +159,12 @@ fn add_limit_and_swap(
         .limit
         .map(|bound| Write::bound("memory", "memory.limit_in_bytes", bound, "-1"));
     let swap = swap.map(|bound| Write::bound("memory", SWAP, bound, "-1"));
-    let now = read("memory", SWAP)?.and_then(|text| text.trim().parse::<u64>().ok());
-    let swap_first = match (memory.limit, now) {
-        (Some(Bound::Unlimited), _) => true,
-        (Some(Bound::At(limit)), Some(now)) => limit > now,
+    let swap_first = match memory.limit {
+        Some(Bound::Unlimited) => true,
+        Some(Bound::At(limit)) if swap.is_some() => {
+            let now = read("memory", SWAP)?.and_then(|text| text.trim().parse::<u64>().ok());
+            now.is_some_and(|now| limit > now)
+        }
         _ => false,
     };
     if swap_first {
