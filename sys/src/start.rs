@@ -1,5 +1,6 @@
-//! The first instructions of `longshore-runtime`: before libc, before `main`, it executes itself again from where nobody can
-//! write to it, if it is about to make a process inside a container (CVE-2019-5736).
+//! The first instructions of `longshore-runtime`: before libc, before `main`, it becomes the program of a file that nobody
+//! can write to, if it is about to make a process inside a container (CVE-2019-5736): a read-only clone of its own. Where
+//! it cannot change its seat (`seat`), it executes that one.
 //!
 //! The command's own seal does the same and remains the proof: it asks the kernel whether this program is sealed, and falls
 //! back where a mount cannot be cloned. This one only comes before it, so that libc and std are set up once and not
@@ -8,7 +9,12 @@
 //! Nothing of libc or std may be used: no thread-local storage, no memcpy by IFUNC, no relocated pointer. Therefore the
 //! system calls are made by hand, texts are compared byte by byte, and no table of texts exists.
 
-use core::arch::{asm, naked_asm};
+use core::arch::naked_asm;
+
+mod raw;
+mod seat;
+
+use raw::call;
 
 /// The commands that make processes inside a container. An argument that only looks like one costs a needless seal.
 fn enters(word: *const u8) -> bool {
@@ -91,7 +97,7 @@ fn execute_sealed(argv: *const *const u8, environ: *const *const u8) {
     let length = unsafe {
         call(
             libc::SYS_readlinkat,
-            [here, own, name.as_mut_ptr() as usize, 7, 0],
+            [here, own, name.as_mut_ptr() as usize, 7, 0, 0],
         )
     };
     if length <= 0 || length == 1 || (length == 7 && equals_bytes(&name, b"/memfd:")) {
@@ -99,7 +105,7 @@ fn execute_sealed(argv: *const *const u8, environ: *const *const u8) {
     }
     let flags = (OPEN_TREE_CLONE | libc::O_CLOEXEC) as usize;
     // SAFETY: open_tree(2) reads a text.
-    let clone = unsafe { call(libc::SYS_open_tree, [here, own, flags, 0, 0]) };
+    let clone = unsafe { call(libc::SYS_open_tree, [here, own, flags, 0, 0, 0]) };
     if clone < 0 {
         return;
     }
@@ -113,16 +119,16 @@ fn execute_sealed(argv: *const *const u8, environ: *const *const u8) {
         let attributes = attributes.as_ptr() as usize;
         let sealed = call(
             libc::SYS_mount_setattr,
-            [clone, empty, by_descriptor, attributes, size],
+            [clone, empty, by_descriptor, attributes, size, 0],
         );
-        if sealed == 0 {
+        if sealed == 0 && !seat::change(clone, argv, environ) {
             let (argv, environ) = (argv as usize, environ as usize);
             call(
                 libc::SYS_execveat,
-                [clone, empty, argv, environ, by_descriptor],
+                [clone, empty, argv, environ, by_descriptor, 0],
             );
         }
-        call(libc::SYS_close, [clone, 0, 0, 0, 0]);
+        call(libc::SYS_close, [clone, 0, 0, 0, 0, 0]);
     }
 }
 
@@ -151,38 +157,6 @@ fn equals_bytes(one: &[u8; 7], other: &[u8; 7]) -> bool {
         at += 1;
     }
     true
-}
-
-/// A system call without libc; what it returns is the kernel's own answer.
-///
-/// # Safety
-///
-/// The arguments must be what the call needs.
-unsafe fn call(number: libc::c_long, arguments: [usize; 5]) -> isize {
-    let [a, b, c, d, e] = arguments;
-    let result: isize;
-    // SAFETY: the caller's promise. The kernel keeps all registers but those that are named.
-    #[cfg(target_arch = "x86_64")]
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") number as isize => result,
-            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e,
-            lateout("rcx") _, lateout("r11") _,
-            options(nostack),
-        );
-    }
-    // SAFETY: as above.
-    #[cfg(target_arch = "aarch64")]
-    unsafe {
-        asm!(
-            "svc 0",
-            inlateout("x0") a as isize => result,
-            in("x8") number as usize, in("x1") b, in("x2") c, in("x3") d, in("x4") e,
-            options(nostack),
-        );
-    }
-    result
 }
 
 #[cfg(test)]
