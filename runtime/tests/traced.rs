@@ -7,6 +7,7 @@ mod support;
 #[path = "support/trace.rs"]
 mod trace;
 
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use nix::sys::ptrace;
@@ -109,4 +110,48 @@ fn a_slave_is_proven_by_its_device_number() {
     };
     assert_eq!(exec(false), (Some(0), 0));
     assert_eq!(exec(true), (Some(255), 1));
+}
+
+/// The program as it is installed: linked statically to a fixed address, as it must be to change its seat.
+fn installed() -> String {
+    let stage = std::env::var_os("LONGSHORE_STAGE").map(PathBuf::from);
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/stage/dev");
+    let program = stage.unwrap_or(ours).join("longshore-runtime");
+    assert!(program.exists(), "run scripts/build dev first");
+    program.to_str().unwrap().to_owned()
+}
+
+/// CVE-2019-5736: sealed by the way that executes nothing, and by the one that does.
+#[test]
+#[ignore = "needs root"]
+fn the_program_is_sealed_also_where_the_kernel_does_not_exchange_its_file() {
+    let _alone = ALONE.lock().unwrap_or_else(|broken| broken.into_inner());
+    let program = installed();
+    let executed = |refuse: bool| {
+        let bundle = Bundle::new(|_| {});
+        let args = arguments(&bundle, &["create"]);
+        let (mut main, mut executed) = (None, 0);
+        let status = trace::interfere(&program, &args, &mut |pid, side| {
+            let main = *main.get_or_insert(pid);
+            if pid != main || side == Side::Exit {
+                return;
+            }
+            let mut registers = ptrace::getregs(pid).unwrap();
+            match registers.orig_rax as i64 {
+                libc::SYS_execveat => executed += 1,
+                libc::SYS_prctl if refuse && registers.rdi == libc::PR_SET_MM as u64 => {
+                    // No call of any name: ENOSYS.
+                    registers.orig_rax = u64::MAX;
+                    ptrace::setregs(pid, registers).unwrap();
+                }
+                _ => {}
+            }
+        });
+        assert_eq!(status, Some(0));
+        let mount = rustix::fs::statvfs(format!("/proc/{}/exe", bundle.pid())).unwrap();
+        assert!(mount.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+        executed
+    };
+    assert_eq!(executed(false), 0);
+    assert_eq!(executed(true), 1);
 }
