@@ -145,33 +145,36 @@ fn parse_again<T: DeserializeOwned>(
     if error.to_string().starts_with("trailing characters") {
         return Err(refuse("there is text after the JSON object".into()));
     }
-    let explained = match place(text, error.line(), error.column()) {
-        path if path.is_empty() => error.to_string(),
-        path => format!("{path}: {error}"),
-    };
+    let refusal = || refuse(explained(text, error, error.to_string()));
     let Ok(mut value) = serde_json::from_slice::<Value>(text) else {
-        return Err(refuse(explained));
+        return Err(refusal());
     };
     let mut unknown = Vec::new();
     if !mend(&mut value, &mut unknown) {
-        return Err(refuse(explained));
+        return Err(refusal());
     }
     unknown.sort();
     unknown.dedup();
     let mended = value.to_string();
     let parsed = serde_json::from_str(&mended).map_err(|error| {
-        let (line, column) = (error.line(), error.column());
-        let path = place(mended.as_bytes(), line, column);
         // The position is one in a text that nobody has seen.
         let said = error.to_string();
-        let position = format!(" at line {line} column {column}");
-        let said = said.strip_suffix(&position).unwrap_or(&said);
-        refuse(format!("{path}: {said}"))
+        let position = format!(" at line {} column {}", error.line(), error.column());
+        let said = said.strip_suffix(&position).unwrap_or(&said).to_owned();
+        refuse(explained(mended.as_bytes(), &error, said))
     })?;
     let warnings = unknown
         .iter()
         .map(|name| format!("{subject}: capability {name:?} is unknown: left out"));
     Ok((parsed, warnings.collect()))
+}
+
+/// What was said of the text, behind the path of the place where it went wrong.
+fn explained(text: &[u8], error: &serde_json::Error, said: String) -> String {
+    match place(text, error.line(), error.column()) {
+        path if path.is_empty() => said,
+        path => format!("{path}: {said}"),
+    }
 }
 
 /// Makes of a valid object what the types of this program take; whether anything had to be changed.

@@ -37,7 +37,7 @@ fn help_teaches_and_version_is_what_callers_parse() {
 fn every_command_has_help_and_it_does_nothing_else() {
     for command in [
         "create", "start", "run", "state", "kill", "delete", "list", "ps", "pause", "resume",
-        "spec", "features",
+        "exec", "update", "events", "spec", "features",
     ] {
         let help = run(&[command, "--help"]);
         let text = String::from_utf8(help.stdout).unwrap();

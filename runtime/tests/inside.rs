@@ -156,11 +156,12 @@ fn a_seccomp_profile_need_not_allow_what_only_init_does() {
 #[ignore = "needs root"]
 fn environment_directory_home_umask_and_arguments() {
     let host = Host::new();
-    let script = "env; pwd; umask; hostname; echo \"$0 $1\"";
+    let script = "env; pwd; umask; hostname; cat /proc/sys/kernel/domainname; echo \"$0 $1\"";
     let spec = host.spec(&["/bin/sh", "-c", script, "zero", "one two"], |spec| {
         spec["process"]["env"] = json!(["PATH=/bin", "A=1", "B=x=y", "A=2"]);
         spec["process"]["cwd"] = json!("/made/here");
         spec["process"]["user"] = json!({"uid": 33, "gid": 33, "umask": 0o27});
+        spec["domainname"] = json!("domain.of.the.box");
     });
     let (exit, output) = host.run(&spec, Root::busybox());
     assert_eq!(exit.code, 0, "{output}");
@@ -173,6 +174,7 @@ fn environment_directory_home_umask_and_arguments() {
         "/made/here",
         "0027",
         "box",
+        "domain.of.the.box",
         "zero one two",
     ] {
         assert!(lines.contains(&line), "{line} in {output}");

@@ -129,7 +129,8 @@ fn limits(controllers: &[String]) -> bool {
 
 /// The layout of a host whose hierarchies are where distributions mount them: v2 at /sys/fs/cgroup, or there a directory for
 /// each v1 hierarchy that is called like its controllers, and `unified`. `own` is a text of /proc/self/cgroup; `version` tells
-/// whose root is at a path. None: something is elsewhere.
+/// whose root is at a path. None: one of these is elsewhere. Beside v1 hierarchies v2 is looked for at `unified` alone: one that
+/// somebody mounted elsewhere is for their own ends.
 pub(super) fn standard(own: &[u8], version: impl Fn(&Path) -> Option<Version>) -> Option<Layout> {
     let place = Path::new("/sys/fs/cgroup");
     let mut v1 = Vec::new();
