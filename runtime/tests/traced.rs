@@ -62,7 +62,7 @@ fn nobody_can_look_into_an_init_that_was_just_born_into_their_namespaces() {
         namespaces.push(json!({"type": "user", "path": format!("/proc/{holder}/ns/user")}));
     });
     let look = "for at in /proc/[0-9]*; do case $at in /proc/1|/proc/$$) ;; *) echo there; readlink $at/exe; readlink $at/cwd; \
-                readlink $at/root; readlink $at/fd/9; ls $at/root/ ;; esac; done";
+                readlink $at/root; readlink $at/fd/0; readlink $at/fd/9; ls $at/root/ ;; esac; done";
     let mut seen = String::new();
     let mut main = None;
     trace::interfere(
@@ -148,8 +148,17 @@ fn the_program_is_sealed_also_where_the_kernel_does_not_exchange_its_file() {
             }
         });
         assert_eq!(status, Some(0));
-        let mount = rustix::fs::statvfs(format!("/proc/{}/exe", bundle.pid())).unwrap();
-        assert!(mount.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+        // All that leads to it: the link to the program, and those to what is mapped of it.
+        let process = format!("/proc/{}", bundle.pid());
+        let mapped = std::fs::read_dir(format!("{process}/map_files")).unwrap();
+        let mapped = mapped.map(|entry| entry.unwrap().path());
+        let ways: Vec<_> = mapped.chain([format!("{process}/exe").into()]).collect();
+        assert!(ways.len() > 2, "{ways:?}");
+        for way in ways {
+            let mount = rustix::fs::statvfs(&way).unwrap();
+            let sealed = rustix::fs::StatVfsMountFlags::RDONLY;
+            assert!(mount.f_flag.contains(sealed), "{way:?}");
+        }
         executed
     };
     assert_eq!(executed(false), 0);
