@@ -242,6 +242,7 @@ fn no_descriptor_of_the_host_is_left_to_leave_by() {
 fn a_process_runs_on_the_processors_that_it_is_given() {
     let bundle = Bundle::running(|_| {});
     let process = json!({
+        "user": {"uid": 0, "gid": 0},
         "args": ["grep", "Cpus_allowed_list", "/proc/self/status"],
         "cwd": "/",
         "env": ["PATH=/bin"],
