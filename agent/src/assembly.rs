@@ -23,6 +23,8 @@ use crate::link::{Link, LinkConfig, Registration};
 use crate::lock::Lock;
 use crate::{Config, Instance, cgroups, effects, join, logs, oci, recover};
 
+/// How long another process may keep the image store from the agent.
+const STORE_PATIENCE: Duration = Duration::from_secs(30);
 /// How often old logs are looked for.
 const LOGS_EXPIRE: Duration = Duration::from_secs(60 * 60);
 
@@ -56,6 +58,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
         board: board.clone(),
         instance: config.instance.clone(),
         tasks_cgroup: effects::tasks_cgroup(&cgroup_parent(&config)),
+        images: Arc::default(),
     };
     let (socket, _lock) = match join::first(&config, &sources, lock, shutdown.clone()).await? {
         Some(joined) => joined,
@@ -64,6 +67,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
     let identity_dir = join::identity_dir(&config.instance);
     let (journal, mut found) = open_journal(&config)?;
     let host = Arc::new(open_host(&config).await?);
+    sources.images.get_or_init(|| Arc::clone(&host.images));
     let capacity = capacity(&config)?;
     let registration = registration(&config, &capacity, &host);
 
@@ -145,7 +149,9 @@ async fn open_host(config: &Config) -> anyhow::Result<ThisHost> {
     let cgroup_parent = cgroup_parent(config);
     let images = instance.state_root().join("images");
     let registries = config.registries.clone();
-    let images = tokio::task::spawn_blocking(move || Store::open(&images, registries)).await??;
+    // A verb of `longshore image` may be at the store just now.
+    let open = move || Store::open_within(&images, registries, STORE_PATIENCE);
+    let images = Arc::new(tokio::task::spawn_blocking(open).await??);
     let network = Network::open(longshore_network::Config {
         run_root: instance.run_root().to_owned(),
         prefix: instance.interface_prefix(),

@@ -1,5 +1,5 @@
 //! The debug socket: HTTP over a Unix socket, for people and tools on this host. Reading only, as
-//! Amazon's introspection API, whose shapes it keeps where they exist.
+//! Amazon's introspection API, whose shapes it keeps where they exist; but for images, which no control plane keeps.
 //!
 //! | GET | answer |
 //! |---|---|
@@ -9,10 +9,12 @@
 //! | `/v1/tasks?taskarn=ARN-or-id` | one task, also one of the last hundred that ended since the agent was started |
 //! | `/v1/logs?taskarn=&container=&tail=&since=&follow=` | a container's output as text |
 //! | `/v1/logs?format=jsonl&...` | the same as JSON lines, each with its stream and time |
+//! | `/v1/images...` | see `images` |
 //!
 //! Environment values are not shown: they may be secrets.
 
 mod follow;
+mod images;
 mod query;
 mod tasks;
 
@@ -20,7 +22,7 @@ use std::convert::Infallible;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream as Probe;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -32,6 +34,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use longshore_image::Store;
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
@@ -55,6 +58,8 @@ pub(crate) struct Sources {
     pub(crate) instance: Instance,
     /// The group that holds every task's.
     pub(crate) tasks_cgroup: String,
+    /// Once the host is set up.
+    pub(crate) images: Arc<OnceLock<Arc<Store>>>,
 }
 
 /// Binds the socket, 0600. A socket that nobody answers on is left over and replaced.
@@ -97,8 +102,9 @@ pub(crate) async fn serve(listener: &UnixListener, sources: &Sources) {
         let sources = sources.clone();
         tokio::spawn(async move {
             let sources = &sources;
+            let asker = stream.peer_cred().ok().map(|peer| peer.uid());
             let service = service_fn(|request| async move {
-                Ok::<_, Infallible>(answer(sources, &request).await)
+                Ok::<_, Infallible>(answer(sources, asker, request).await)
             });
             let served = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -112,15 +118,23 @@ pub(crate) async fn serve(listener: &UnixListener, sources: &Sources) {
     }
 }
 
-async fn answer(sources: &Sources, request: &Request<Incoming>) -> Answer {
-    route(sources, request)
+async fn answer(sources: &Sources, asker: images::Asker, request: Request<Incoming>) -> Answer {
+    route(sources, asker, request)
         .await
         .unwrap_or_else(Refusal::answer)
 }
 
-async fn route(sources: &Sources, request: &Request<Incoming>) -> Result<Answer, Refusal> {
+async fn route(
+    sources: &Sources,
+    asker: images::Asker,
+    request: Request<Incoming>,
+) -> Result<Answer, Refusal> {
+    if request.uri().path().starts_with(images::ROOT) {
+        return images::answer(sources, asker, request).await;
+    }
     if request.method() != Method::GET {
-        let message = "only GET is served here: use the ECS API to change anything";
+        let message =
+            "only GET is served here, but for images: use the ECS API to change anything else";
         return Err(Refusal(StatusCode::METHOD_NOT_ALLOWED, message.to_owned()));
     }
     let query = Query::parse(request.uri().query().unwrap_or_default())?;
@@ -140,7 +154,7 @@ async fn route(sources: &Sources, request: &Request<Incoming>) -> Result<Answer,
         }
         path => Err(Refusal(
             StatusCode::NOT_FOUND,
-            format!("{path} is not served; try /healthz, /v1/metadata, /v1/tasks, /v1/logs"),
+            format!("{path} is not served; try /healthz, /v1/metadata, /v1/tasks, /v1/logs, /v1/images"),
         )),
     }
 }

@@ -36,7 +36,7 @@ pub(crate) struct ThisHost {
     pub(crate) instance: Instance,
     pub(crate) policy: HostPolicy,
     pub(crate) facts: oci::Host,
-    pub(crate) images: Store,
+    pub(crate) images: Arc<Store>,
     pub(crate) network: Network,
     pub(crate) runtime: Runtime,
     pub(crate) hierarchy: Hierarchy,

@@ -6,8 +6,8 @@
 //!               └───────▶ effects          touch the world: image, network, runtime
 //! ```
 //!
-//! `recover` feeds the driver what a restart finds; `debug` lets people look. Absent on purpose: any
-//! command. What should run here is the control plane's to say, over the link.
+//! `recover` feeds the driver what a restart finds; `debug` lets people look, and keep images. Absent on purpose: any
+//! other command. What should run here is the control plane's to say, over the link.
 
 mod assembly;
 mod board;

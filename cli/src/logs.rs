@@ -103,14 +103,14 @@ impl Logs {
     fn path(&self, id: &str) -> String {
         let mut path = format!(
             "/v1/logs?taskarn={}&follow={}&format=jsonl",
-            encoded(id),
+            socket::encoded(id),
             self.follow
         );
         if let Some(lines) = self.tail {
             path.push_str(&format!("&tail={lines}"));
         }
         if let Some(container) = &self.container {
-            path.push_str(&format!("&container={}", encoded(container)));
+            path.push_str(&format!("&container={}", socket::encoded(container)));
         }
         path
     }
@@ -172,19 +172,6 @@ impl Lines {
         }
         Ok(out.flush()?)
     }
-}
-
-/// RFC 3986, for a query's value.
-fn encoded(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match plain(byte) {
-            true => encoded.push(char::from(byte)),
-            false => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
 }
 
 #[cfg(test)]

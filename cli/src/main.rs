@@ -4,6 +4,7 @@
 mod agent;
 mod control;
 mod dev;
+mod image;
 mod inspect;
 mod keys;
 mod logs;
@@ -35,6 +36,7 @@ Examples:
   aws ecs list-tasks                       any ECS client works from here
   longshore ps                             what runs on this host
   longshore logs -f TASK                   its output, as it comes
+  longshore image ls                       the images of this host
   longshore dev --reset                    stop everything, remove every trace
 
 Exit status: 0 done, 1 failed (one sentence on standard error), 2 wrong arguments.";
@@ -49,6 +51,8 @@ enum Verb {
     Ps(ps::Ps),
     Logs(logs::Logs),
     Inspect(inspect::Inspect),
+    #[command(subcommand)]
+    Image(image::Image),
 }
 
 fn main() -> ExitCode {
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
         Verb::Ps(verb) => verb.run(),
         Verb::Logs(verb) => verb.run(),
         Verb::Inspect(verb) => verb.run(),
+        Verb::Image(verb) => verb.run(),
     };
     telling::exit_code(done)
 }

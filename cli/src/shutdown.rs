@@ -25,8 +25,8 @@ pub(crate) fn on_signals() -> Result<watch::Receiver<bool>> {
     Ok(stopping)
 }
 
-/// Runs a daemon's async part to its end.
-pub(crate) fn run(work: impl Future<Output = Result<()>>) -> Result<()> {
+/// Runs a daemon's async part, or a verb's long work, to its end.
+pub(crate) fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Runtime::new().context("start the async runtime")?;
     let done = runtime.block_on(work);
     // Blocking calls (a pull's unpacking, a teardown) bear being cut off; waiting for them could take long.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use longshore_agent::Instance;
@@ -32,6 +32,12 @@ pub(crate) async fn post(
     whole(answer, path).await
 }
 
+/// DELETE, the whole answer as JSON.
+pub(crate) async fn delete(socket: &Path, path: &str) -> Result<serde_json::Value> {
+    let answer = ask(socket, Method::DELETE, path, Bytes::new()).await?;
+    whole(answer, path).await
+}
+
 /// The answer's head; its body is the caller's to read as it comes. Anything but 2xx is an error with the
 /// answer's own words.
 pub(crate) async fn ask(
@@ -40,6 +46,20 @@ pub(crate) async fn ask(
     path: &str,
     body: Bytes,
 ) -> Result<Response<Incoming>> {
+    send(socket, method, path, Full::new(body)).await
+}
+
+/// The same with a body that comes in pieces.
+pub(crate) async fn send<B>(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: B,
+) -> Result<Response<Incoming>>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let stream = UnixStream::connect(socket)
         .await
         .map_err(|error| unreached(socket, &error))?;
@@ -51,7 +71,7 @@ pub(crate) async fn ask(
         .method(method)
         .uri(path)
         .header(hyper::header::HOST, "longshore")
-        .body(Full::new(body))
+        .body(body)
         .with_context(|| format!("ask for {path}"))?;
     let answer = sender
         .send_request(request)
@@ -100,6 +120,19 @@ fn unreached(socket: &Path, error: &std::io::Error) -> anyhow::Error {
         }
     };
     anyhow!("connect to {}: {error}; {remedy}", socket.display())
+}
+
+/// RFC 3986, for a query's value.
+pub(crate) fn encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match plain(byte) {
+            true => encoded.push(char::from(byte)),
+            false => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
 }
 
 /// The `error` member of a JSON answer, or the text itself.

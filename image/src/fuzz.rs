@@ -1,11 +1,16 @@
 //! Doors for fuzz targets alone: each takes what a registry or a user may send.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
 
 use crate::manifest;
 use crate::reference::Reference;
+use crate::save::tar::Writer;
+use crate::source::Source;
+use crate::unpack::archive::{Archive, Kind};
 use crate::unpack::stream::{Piece, channel};
 use crate::unpack::{self, Bounds};
 
@@ -34,4 +39,43 @@ pub fn layer(bytes: &[u8], root: OwnedFd) -> Result<(), String> {
     }
     let unpacked = unpack::unpack(pieces, root, bounds);
     unpacked.map(drop).map_err(|(fail, _)| fail.to_string())
+}
+
+/// Finds the images of an archive; else says why not.
+pub fn archive(bytes: &[u8]) -> Result<(), String> {
+    let flags = rustix::fs::MemfdFlags::CLOEXEC;
+    let file = rustix::fs::memfd_create("archive", flags).map_err(|e| e.to_string())?;
+    let mut file = File::from(file);
+    file.write_all(bytes).map_err(|e| e.to_string())?;
+    Source::archive(file)?.images(None).map(drop)
+}
+
+/// Writes each entry that an archive holds and reads it again: it must be the same.
+pub fn rewritten(bytes: &[u8]) {
+    let mut archive = Archive::new(bytes);
+    while let Ok(Some(mut entry)) = archive.next() {
+        if let Kind::Character { major, minor } | Kind::Block { major, minor } = entry.kind
+            && (major > 0xfff || minor > 0xf_ffff)
+        {
+            // No kernel has such a device, and no tree.
+            continue;
+        }
+        // The writer is given what lies in the file, not what a header claims.
+        let data = match archive.data() {
+            Ok(data) => data.to_vec(),
+            Err(_) => return,
+        };
+        if let Kind::File { size } = &mut entry.kind {
+            *size = data.len() as u64;
+        }
+        let mut writer = Writer::new(Vec::new());
+        let written = writer.entry(&entry, data.as_slice());
+        written.expect("memory takes any entry");
+        let written = writer.finish().expect("memory takes an end");
+        let mut again = Archive::new(written.as_slice());
+        let read = again.next().expect("what we write is read");
+        let read = read.expect("an entry is there");
+        assert_eq!(format!("{read:?}"), format!("{entry:?}"));
+        assert_eq!(again.data().expect("its bytes are there"), data);
+    }
 }

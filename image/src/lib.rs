@@ -4,7 +4,11 @@
 //! under its diff ID, and mounts them as the root of a container. Nothing is visible in it before its digests
 //! are verified, and nothing that an image says is resolved outside the directory it belongs to.
 //!
+//! Images come and go as files as well: [`Store::load`] and [`Store::save`].
+//!
 //! Absent on purpose: building and pushing images, containers, and the policy of when to pull.
+
+use std::sync::Arc;
 
 mod digest;
 mod error;
@@ -15,7 +19,9 @@ mod overlay;
 mod reference;
 mod registry;
 mod remove;
+mod save;
 mod snapshot;
+mod source;
 mod store;
 mod unpack;
 mod user;
@@ -25,7 +31,11 @@ pub use oci_spec::image::ImageConfiguration;
 pub use registry::{
     AwsKeys, ClientCertificate, Credential, Ecr, Limits, Proxies, Registries, Registry,
 };
+pub use save::{Format, Saving};
 pub use store::Store;
+pub use store::catalogue::{Details, DetailsLayer, Listed};
+pub use store::load::{Load, Origin};
+pub use store::usage::Usage;
 pub use user::{User, resolve_user};
 
 /// The registry that a reference asks, `host` or `host:port`; None if it is no reference.
@@ -47,8 +57,8 @@ pub struct Image {
     pub layers: Vec<String>,
 }
 
-/// What `pull` tells while it works. Nothing is told if nothing must be fetched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What `pull` and `load` tell while they work. Nothing is told if nothing must be fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// The registry answered; bytes will move.
     Started,
@@ -56,7 +66,42 @@ pub enum Progress {
     Fetched {
         /// So far.
         bytes: u64,
-        /// In all.
+        /// In all; 0 where nobody knows, as of a stream.
         of: u64,
     },
+    /// One layer came further. Each that must be fetched is told of once as waiting before any moves.
+    Layer(LayerProgress),
+}
+
+/// How far one layer has come.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct LayerProgress {
+    /// Digest of its blob.
+    pub digest: Arc<str>,
+    /// Of its blob: so far.
+    pub bytes: u64,
+    /// Of its blob: in all.
+    pub of: u64,
+    /// Unpacked, verified and in the store. All bytes may have come well before that.
+    pub done: bool,
+}
+
+impl LayerProgress {
+    pub(crate) fn waiting(blob: &manifest::Descriptor) -> LayerProgress {
+        LayerProgress {
+            digest: blob.digest.as_str().into(),
+            bytes: 0,
+            of: blob.size,
+            done: false,
+        }
+    }
+
+    pub(crate) fn done(blob: &manifest::Descriptor) -> LayerProgress {
+        LayerProgress {
+            bytes: blob.size,
+            done: true,
+            ..LayerProgress::waiting(blob)
+        }
+    }
 }

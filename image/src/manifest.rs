@@ -4,6 +4,7 @@
 //! are index and manifest at once (CVE-2021-41190), foreign and encrypted layers, what is no image. The
 //! structs are our own and small, because documents of the field are looser than the specification's types.
 
+pub(crate) mod made;
 pub(crate) mod media;
 pub(crate) mod platform;
 

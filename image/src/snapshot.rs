@@ -60,6 +60,17 @@ pub(crate) fn remove(layout: &Layout, id: &str) -> Result<(), ImageError> {
     layout.discard(&format!("roots/{id}"))
 }
 
+/// Every id that has a root, and the manifest that it is a root of. One that nobody can tell of is left out.
+pub(crate) fn owners(layout: &Layout) -> Result<Vec<(String, String)>, ImageError> {
+    let mut ids = layout.list("roots")?;
+    ids.sort_unstable();
+    let owner = |id: String| {
+        let manifest = owner(layout, &format!("roots/{id}")).ok().flatten()?;
+        Some((id, manifest))
+    };
+    Ok(ids.into_iter().filter_map(owner).collect())
+}
+
 /// An id is one path component and no option of ours.
 fn check_id(id: &str) -> Result<(), ImageError> {
     let word = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');

@@ -2,15 +2,19 @@
 //!
 //! Absent on purpose: garbage collection (a later issue), and compressed blobs, which are not kept.
 
+pub(crate) mod catalogue;
 pub(crate) mod layers;
 pub(crate) mod layout;
+pub(crate) mod load;
 pub(crate) mod pull;
 pub(crate) mod records;
 pub(crate) mod stack;
+pub(crate) mod usage;
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::digest::Digest;
 use crate::error::ImageError;
@@ -30,16 +34,30 @@ pub struct Store {
 
 impl Store {
     /// Opens or makes the store below `dir` (0700); removes what a crash left half-done. Fails if another
-    /// process has it open.
+    /// process has it open. Blocking.
     pub fn open(dir: &Path, registries: Registries) -> Result<Store, ImageError> {
+        Store::open_within(dir, registries, Duration::ZERO)
+    }
+
+    /// The same, but waits so long for another process to close it. Blocking.
+    pub fn open_within(
+        dir: &Path,
+        registries: Registries,
+        patience: Duration,
+    ) -> Result<Store, ImageError> {
         let client = Client::new(registries)?;
-        let layout = Layout::open(dir)?;
+        let layout = Layout::open_within(dir, patience)?;
         layers::drop_doubtful(&layout)?;
         Ok(Store {
             layout: Arc::new(layout),
             client,
             flights: Flights::default(),
         })
+    }
+
+    /// Whether another process, or this one, has the store below `dir` open just now.
+    pub fn is_open_elsewhere(dir: &Path) -> bool {
+        Layout::is_locked(dir)
     }
 
     /// Pulls (ECS's default: always asks the registry; falls back to the stored image if it cannot be reached).

@@ -9,7 +9,7 @@
 
 pub(crate) mod archive;
 pub(crate) mod at;
-mod decoder;
+pub(crate) mod decoder;
 pub(crate) mod entry;
 pub(crate) mod stream;
 pub(crate) mod tree;

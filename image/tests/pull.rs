@@ -106,9 +106,18 @@ async fn an_image_is_pulled_once_and_asked_for_each_time() {
     assert_eq!(house.file(&image, 1, "g"), b"2");
     let told = told.into_inner().unwrap();
     assert_eq!(told[0], Progress::Started);
+    let last = |wanted: fn(&&Progress) -> bool| told.iter().rev().find(wanted);
+    let fetched = last(|told| matches!(told, Progress::Fetched { .. }));
     assert!(
-        matches!(told.last(), Some(Progress::Fetched { bytes, of }) if bytes == of && *of > 3_000_000)
+        matches!(fetched, Some(Progress::Fetched { bytes, of }) if bytes == of && *of > 3_000_000)
     );
+    let layers = told.iter().filter_map(|told| match told {
+        Progress::Layer(layer) => Some(layer),
+        _ => None,
+    });
+    let waiting = layers.clone().filter(|l| l.bytes == 0 && !l.done).count();
+    let done = layers.filter(|l| l.bytes == l.of && l.done).count();
+    assert_eq!((waiting, done), (2, 2), "{told:?}");
     assert_eq!(names(&house.path().join("ingest")), [""; 0]);
 
     let blobs = registry.count("/blobs/");

@@ -21,5 +21,5 @@ pub use halves::{AgentHalf, ControlHalf};
 pub use image::{Image, Layer};
 pub use program::{Dev, Program};
 pub use registry::Registry;
-pub use street::Street;
+pub use street::{Street, stage};
 pub use tasks::{container, definition, terminate, wait_until};

@@ -160,7 +160,7 @@ pub(crate) fn repository() -> PathBuf {
 }
 
 /// The folder with the programs under test: `LONGSHORE_STAGE`, or what `scripts/build dev` made.
-pub(crate) fn stage() -> PathBuf {
+pub fn stage() -> PathBuf {
     let stage = std::env::var_os("LONGSHORE_STAGE").map(PathBuf::from);
     let stage = stage.unwrap_or_else(|| repository().join("target/stage/dev"));
     assert!(

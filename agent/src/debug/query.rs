@@ -42,6 +42,12 @@ impl Query {
         found.map(|(_, value)| value.as_str())
     }
 
+    /// Every value of a parameter that may be said again.
+    pub(super) fn all(&self, key: &str) -> impl Iterator<Item = &str> {
+        let found = self.0.iter().filter(move |(known, _)| known == key);
+        found.map(|(_, value)| value.as_str())
+    }
+
     pub(super) fn flag(&self, key: &str) -> Result<bool, Refusal> {
         match self.get(key) {
             None | Some("false" | "0") => Ok(false),

@@ -12,9 +12,9 @@ use crate::effects::{log_dir, logs_root};
 use crate::{logs, sample};
 
 /// A served socket in a directory of its own.
-struct Served {
-    dir: tempfile::TempDir,
-    sources: Sources,
+pub(super) struct Served {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) sources: Sources,
     server: tokio::task::JoinHandle<()>,
 }
 
@@ -25,7 +25,7 @@ impl Drop for Served {
 }
 
 impl Served {
-    fn new() -> Served {
+    pub(super) fn new() -> Served {
         let dir = tempfile::tempdir().unwrap();
         let instance = Instance::named("t")
             .unwrap()
@@ -34,6 +34,7 @@ impl Served {
         let sources = Sources {
             board: Board::default(),
             tasks_cgroup: "longshore-no-such-group".to_owned(),
+            images: Arc::default(),
             instance,
         };
         let listener = bind(&sources.instance.agent_socket()).unwrap();
@@ -56,16 +57,24 @@ impl Served {
     }
 
     /// Status and body of one GET.
-    async fn get(&self, path: &str) -> (u16, String) {
-        let mut text = String::new();
-        let mut stream = self.open(path).await;
-        stream.read_to_string(&mut text).await.unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, body.to_owned())
+    pub(super) async fn get(&self, path: &str) -> (u16, String) {
+        whole(self.open(path).await).await
     }
 
-    async fn json(&self, path: &str) -> Value {
+    /// Status and body of any request.
+    pub(super) async fn ask(&self, method: &str, path: &str, body: &[u8]) -> (u16, String) {
+        let socket = self.sources.instance.agent_socket();
+        let mut stream = UnixStream::connect(socket).await.unwrap();
+        let length = body.len();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(body).await.unwrap();
+        whole(stream).await
+    }
+
+    pub(super) async fn json(&self, path: &str) -> Value {
         let (status, body) = self.get(path).await;
         assert_eq!(status, 200, "{path}: {body}");
         serde_json::from_str(&body).unwrap()
@@ -73,6 +82,11 @@ impl Served {
 
     /// Puts a task with one container on the board.
     fn post(&self, status: Status) {
+        self.post_with(status, "sha256:0");
+    }
+
+    /// The same, of the image with that digest.
+    pub(super) fn post_with(&self, status: Status, digest: &str) {
         let mut spec = sample::task();
         spec.containers[0].environment = vec![("PASSWORD".to_owned(), "hunter2".to_owned())];
         let report = TaskReport {
@@ -93,7 +107,7 @@ impl Served {
                 status,
                 exit_code: (status == Status::Stopped).then_some(143),
                 reason: None,
-                image_digest: Some("sha256:0".to_owned()),
+                image_digest: Some(digest.to_owned()),
                 bindings: vec![PortBinding {
                     container_port: 80,
                     host_port: 8080,
@@ -120,6 +134,16 @@ impl Served {
             writeln!(file, "{line}").unwrap();
         }
     }
+}
+
+/// Status and body of an answer.
+async fn whole(mut stream: UnixStream) -> (u16, String) {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await.unwrap();
+    let text = String::from_utf8_lossy(&bytes);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, body.to_owned())
 }
 
 const RUNTIME_ID: &str = "00000000000000000000000000000001-1234567890";
@@ -259,7 +283,7 @@ async fn what_is_not_there_or_not_understood_is_told_as_json() {
 }
 
 /// The payload of a chunked body, for bodies of small chunks.
-fn unchunked(body: &str) -> String {
+pub(super) fn unchunked(body: &str) -> String {
     let mut lines = body.split("\r\n");
     let mut text = String::new();
     while let Some(length) = lines.next().and_then(|l| usize::from_str_radix(l, 16).ok()) {

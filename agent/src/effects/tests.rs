@@ -109,6 +109,7 @@ impl Ground {
                 oom_score_adj: 0,
             },
             images: Store::open(&instance.state_root().join("images"), Registries::default())
+                .map(Arc::new)
                 .unwrap(),
             network: Network::open(network).await.unwrap(),
             runtime: Runtime::open(&runtime_binary()).unwrap(),

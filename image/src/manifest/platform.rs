@@ -18,6 +18,13 @@ pub(crate) struct Platform {
     pub(super) variant: String,
 }
 
+impl Platform {
+    /// Whether the line says nothing of platforms.
+    pub(crate) fn is_unsaid(&self) -> bool {
+        self.os.is_empty() && self.architecture.is_empty()
+    }
+}
+
 /// What a host runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Host {

@@ -108,6 +108,44 @@ pub(crate) fn install(
     publish(layout, ingest, &path(diff_id), outline).map_err(Missed::Failed)
 }
 
+/// A layer of which nobody said what it is before it came.
+#[derive(Debug)]
+pub(crate) struct Adopted {
+    /// Of the bytes as they came.
+    pub(crate) digest: Digest,
+    pub(crate) diff_id: Digest,
+}
+
+/// Unpacks what comes and publishes it as what it is. Blocking.
+pub(crate) fn adopt(layout: &Layout, pieces: Pieces, subject: &str) -> Result<Adopted, Missed> {
+    let ingest = layout.ingest().map_err(Missed::Failed)?;
+    let root = ingest
+        .mkdir(c"fs", Mode::from_bits_truncate(0o755))
+        .map_err(Missed::Failed)?;
+    let unpacked =
+        unpack(pieces, root, Bounds::LAYER).map_err(|(fail, _)| missed(fail, subject))?;
+    if unpacked.outline.entries == 0 {
+        let cause = "the archive is empty; did the program that should have written it fail?";
+        return Err(Missed::Failed(ImageError::new("unpack layer", subject, cause)));
+    }
+    publish(layout, ingest, &path(&unpacked.diff_id), unpacked.outline).map_err(Missed::Failed)?;
+    Ok(Adopted {
+        digest: unpacked.digest,
+        diff_id: unpacked.diff_id,
+    })
+}
+
+fn missed(fail: Fail, subject: &str) -> Missed {
+    let failed = |cause: String| Missed::Failed(ImageError::new("unpack layer", subject, cause));
+    match fail {
+        Fail::Aborted => Missed::Aborted,
+        Fail::Content(cause) => failed(format!("{cause}; the image must be built differently")),
+        Fail::Host(cause) => failed(format!(
+            "{cause}; check the store's disk space and file system, and the agent's privileges"
+        )),
+    }
+}
+
 fn verified(
     pieces: Pieces,
     root: OwnedFd,
@@ -119,24 +157,16 @@ fn verified(
         |step: &'static str, cause: String| Missed::Failed(ImageError::new(step, subject, cause));
     let wrong_digest = |got: &Digest| {
         let cause = format!(
-            "wrong digest: the bytes have {got}; the registry's copy is damaged, push the image again"
+            "wrong digest: the bytes have {got}; this copy of the image is damaged, make it again"
         );
         Missed::Damaged(ImageError::new("fetch layer", subject, cause))
     };
     let unpacked = match unpack(pieces, root, Bounds::LAYER) {
         Ok(unpacked) => unpacked,
-        Err((Fail::Aborted, _)) => return Err(Missed::Aborted),
-        Err((_, Some(got))) if got != blob.digest => return Err(wrong_digest(&got)),
-        Err((Fail::Content(cause), _)) => {
-            return Err(failed(
-                "unpack layer",
-                format!("{cause}; the image must be built differently"),
-            ));
+        Err((Fail::Content(_) | Fail::Host(_), Some(got))) if got != blob.digest => {
+            return Err(wrong_digest(&got));
         }
-        Err((Fail::Host(cause), _)) => {
-            let remedy = "check the store's disk space and file system, and the agent's privileges";
-            return Err(failed("unpack layer", format!("{cause}; {remedy}")));
-        }
+        Err((fail, _)) => return Err(missed(fail, subject)),
     };
     if unpacked.digest != blob.digest {
         return Err(wrong_digest(&unpacked.digest));

@@ -20,6 +20,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -72,6 +73,11 @@ const CREATE: OFlags = OFlags::WRONLY
 impl Layout {
     /// Opens or makes the directory, takes its lock and removes what a crash left half-done.
     pub(crate) fn open(path: &Path) -> Result<Layout, ImageError> {
+        Layout::open_within(path, Duration::ZERO)
+    }
+
+    /// The same, but waits so long for a process that has it.
+    pub(crate) fn open_within(path: &Path, patience: Duration) -> Result<Layout, ImageError> {
         let error = |cause: String| ImageError::new("open image store", path.display(), cause);
         let io = |call: &str, e: &dyn std::fmt::Display| error(format!("{call}: {e}"));
         let mut builder = std::fs::DirBuilder::new();
@@ -84,7 +90,7 @@ impl Layout {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let lock = rustix::fs::openat(&root, "lock", flags, Mode::RUSR | Mode::WUSR)
             .map_err(|e| io("lock", &e))?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        match lock_within(&lock, patience) {
             Err(Errno::WOULDBLOCK) => {
                 return Err(error(
                     "another process uses this store; stop it, or name another directory".into(),
@@ -106,6 +112,17 @@ impl Layout {
         };
         layout.empty("ingest")?;
         Ok(layout)
+    }
+
+    /// Whether somebody holds the lock of the store at `path`.
+    pub(crate) fn is_locked(path: &Path) -> bool {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let lock = rustix::fs::open(path.join("lock"), flags, Mode::empty());
+        lock.is_ok_and(|lock| {
+            // Shared: two who look do not find each other.
+            let taken = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared);
+            taken == Err(Errno::WOULDBLOCK)
+        })
     }
 
     /// The names in a directory of the store.
@@ -207,6 +224,38 @@ impl Layout {
         })
     }
 
+    /// Seconds since 1970 when a file was last written; None if there is none.
+    pub(crate) fn modified(&self, name: &str) -> Option<i64> {
+        let stat = rustix::fs::statat(&self.root, name, AtFlags::SYMLINK_NOFOLLOW);
+        stat.ok().map(|stat| stat.st_mtime)
+    }
+
+    /// Removes a file so that it stays removed; fine if it is gone.
+    pub(crate) fn remove_file(&self, directory: &str, name: &str) -> Result<(), ImageError> {
+        let path = format!("{directory}/{name}");
+        match rustix::fs::unlinkat(&self.root, &path, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => self.sync_directory(directory),
+            Err(e) => Err(self.error("unlink", &path, e)),
+        }
+    }
+
+    /// A file in the store's file system that has no name: it is gone with its last descriptor, and with a crash.
+    pub(crate) fn nameless(&self) -> Result<File, ImageError> {
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.root, "ingest", flags, Mode::RUSR | Mode::WUSR);
+        file.map(File::from)
+            .map_err(|e| self.error("open a file without a name", "ingest", e))
+    }
+
+    /// Bytes of the store's file system that are free for us, and all of it.
+    pub(crate) fn room(&self) -> Result<(u64, u64), ImageError> {
+        let found = rustix::fs::fstatvfs(&self.root).map_err(|e| self.error("statvfs", "", e))?;
+        Ok((
+            found.f_bavail.saturating_mul(found.f_frsize),
+            found.f_blocks.saturating_mul(found.f_frsize),
+        ))
+    }
+
     /// Takes a directory out of sight at once, then removes it. Fine if it is gone.
     pub(crate) fn discard(&self, name: &str) -> Result<(), ImageError> {
         let aside = super::random_name();
@@ -239,6 +288,18 @@ impl Layout {
             self.path.join(name).display(),
             format!("{call}: {cause}"),
         )
+    }
+}
+
+/// flock(2) with a limit of time, which the call itself has not.
+fn lock_within(lock: &OwnedFd, patience: Duration) -> rustix::io::Result<()> {
+    const LOOK_EVERY: Duration = Duration::from_millis(20);
+    let until = Instant::now() + patience;
+    loop {
+        match rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(LOOK_EVERY),
+            other => return other,
+        }
     }
 }
 

@@ -26,7 +26,7 @@ use crate::registry::Client;
 use crate::registry::blob::Blob;
 use crate::registry::fault::Fault;
 use crate::unpack::stream::{Piece, channel};
-use crate::{Image, ImageConfiguration, Progress};
+use crate::{Image, ImageConfiguration, LayerProgress, Progress};
 
 /// Layers of one pull that are on their way at once. Per pull, not per store: a slow registry must not stall
 /// the pulls from others.
@@ -195,6 +195,9 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
         }
         missing.sort_by_key(|(blob, _)| std::cmp::Reverse(blob.size));
         (self.progress)(Progress::Started);
+        for (blob, _) in &missing {
+            (self.progress)(Progress::Layer(LayerProgress::waiting(blob)));
+        }
         let meter = Meter {
             fetched: AtomicU64::new(0),
             of: missing
@@ -221,16 +224,21 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
         diff_id: &Digest,
         meter: &Meter<'_, P>,
     ) -> Result<(), Fault> {
+        let meter = LayerMeter::new(meter, blob);
         let flight = self.flights.of(&self.reference.registry, diff_id);
         let _alone = flight.lock().await;
         if layers::is_present(self.layout, diff_id) {
             meter.add(blob.size);
+            meter.done();
             return Ok(());
         }
         let mut bytes = self.client.blob("fetch layer", &self.reference, blob);
         loop {
-            match self.unpack(&mut bytes, blob, diff_id, meter).await? {
-                None => return Ok(()),
+            match self.unpack(&mut bytes, blob, diff_id, &meter).await? {
+                None => {
+                    meter.done();
+                    return Ok(());
+                }
                 Some(damaged) => meter.take_back(bytes.start_over(Fault::Refused(damaged))?),
             }
         }
@@ -242,7 +250,7 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
         bytes: &mut Blob<'_>,
         blob: &Descriptor,
         diff_id: &Digest,
-        meter: &Meter<'_, P>,
+        meter: &LayerMeter<'_, P>,
     ) -> Result<Option<ImageError>, Fault> {
         let (sender, pieces) = channel();
         let subject = format!("{} of {}", blob.digest, self.reference);
@@ -310,7 +318,7 @@ async fn blocking<T: Send + 'static>(
 async fn send<P: Fn(Progress)>(
     bytes: &mut Blob<'_>,
     sender: tokio::sync::mpsc::Sender<Piece>,
-    meter: &Meter<'_, P>,
+    meter: &LayerMeter<'_, P>,
 ) -> Result<(), Fault> {
     while let Some(piece) = bytes.next().await? {
         meter.add(piece.len() as u64);
@@ -322,6 +330,48 @@ async fn send<P: Fn(Progress)>(
     // If the unpacker is gone already it has said why, too.
     sender.send(Piece::End).await.ok();
     Ok(())
+}
+
+/// Counts the bytes of one layer, and with them those of the pull.
+struct LayerMeter<'a, P> {
+    all: &'a Meter<'a, P>,
+    blob: &'a Descriptor,
+    fetched: AtomicU64,
+}
+
+impl<'a, P: Fn(Progress)> LayerMeter<'a, P> {
+    fn new(all: &'a Meter<'a, P>, blob: &'a Descriptor) -> LayerMeter<'a, P> {
+        LayerMeter {
+            all,
+            blob,
+            fetched: AtomicU64::new(0),
+        }
+    }
+
+    /// Bytes that came in vain.
+    fn take_back(&self, bytes: u64) {
+        self.fetched.fetch_sub(bytes, Ordering::Relaxed);
+        self.all.take_back(bytes);
+    }
+
+    fn add(&self, bytes: u64) {
+        let before = self.fetched.fetch_add(bytes, Ordering::Relaxed);
+        let now = before.saturating_add(bytes);
+        if now / PROGRESS_STEP != before / PROGRESS_STEP || now == self.blob.size {
+            let waiting = LayerProgress::waiting(self.blob);
+            let progress = LayerProgress {
+                bytes: now,
+                ..waiting
+            };
+            (self.all.progress)(Progress::Layer(progress));
+        }
+        self.all.add(bytes);
+    }
+
+    /// Unpacked, verified and in the store.
+    fn done(&self) {
+        (self.all.progress)(Progress::Layer(LayerProgress::done(self.blob)));
+    }
 }
 
 /// Counts bytes over all layers of a pull.

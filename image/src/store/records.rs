@@ -35,6 +35,63 @@ impl Pulled {
             manifest: manifest.to_string(),
         }
     }
+
+    /// In canonical form.
+    pub(crate) fn reference(&self) -> &str {
+        &self.reference
+    }
+}
+
+/// All references' records, in no order. Bad ones are left out, and alone: who asks for one of them sets it aside.
+pub(crate) fn all(layout: &Layout) -> Result<Vec<Pulled>, ImageError> {
+    let mut found = Vec::new();
+    for name in layout.list("refs")? {
+        // One that is removed meanwhile is none.
+        let Some(bytes) = layout.read(&format!("refs/{name}"), RECORD_MAX)? else {
+            continue;
+        };
+        let record: Option<Pulled> = serde_json::from_slice(&bytes).ok();
+        let is_own = |record: &Pulled| {
+            let reference = Reference::parse(&record.reference);
+            record.version == VERSION
+                && Digest::parse(&record.manifest).is_ok()
+                && reference.is_ok_and(|reference| file_name(&reference) == name)
+        };
+        found.extend(record.filter(is_own));
+    }
+    Ok(found)
+}
+
+/// When a reference was recorded last, as RFC 3339 has it.
+pub(crate) fn recorded_at(layout: &Layout, pulled: &Pulled) -> Option<String> {
+    let name = file_name(&Reference::parse(&pulled.reference).ok()?);
+    let seconds = layout.modified(&format!("refs/{name}"))?;
+    let time = jiff::Timestamp::from_second(seconds).ok()?;
+    Some(time.to_string())
+}
+
+/// Removes a reference's record; fine if there is none.
+pub(crate) fn forget(layout: &Layout, reference: &Reference) -> Result<(), ImageError> {
+    layout.remove_file("refs", &file_name(reference))
+}
+
+/// A stored manifest and the bytes of its configuration; None unless both are there.
+pub(crate) fn documents(
+    layout: &Layout,
+    digest: &Digest,
+) -> Result<Option<(Manifest, Vec<u8>)>, ImageError> {
+    let Some(manifest) = stored_manifest(layout, digest)? else {
+        return Ok(None);
+    };
+    let config = content(layout, "configs", &manifest.config.digest)?;
+    Ok(config.map(|config| (manifest, config)))
+}
+
+/// Diff IDs from the bottom up, as the configuration has them.
+pub(crate) fn diff_ids(manifest: &Manifest, config: &[u8]) -> Result<Vec<Digest>, String> {
+    let architecture = manifest::platform::Host::here().architecture;
+    let parsed = manifest::parse_config(config, manifest.layers.len(), architecture);
+    parsed.map(|(_, diff_ids)| diff_ids)
 }
 
 /// The record of a reference. A bad one is set aside and counts as none.

@@ -141,6 +141,16 @@ impl<R: BufRead> Archive<R> {
         self.data -= len as u64;
     }
 
+    /// The reader, which stands behind the header of the current entry until its bytes are asked for.
+    pub(crate) fn reader(&mut self) -> &mut R {
+        &mut self.reader
+    }
+
+    /// Gives up the rest of the current entry: how many bytes the caller must move the reader by.
+    pub(crate) fn leave(&mut self) -> u64 {
+        std::mem::take(&mut self.data) + std::mem::take(&mut self.padding)
+    }
+
     /// What lies behind the archive's end must be read too: both digests are over all bytes.
     pub(crate) fn drain(mut self) -> Result<(), Fail> {
         loop {

@@ -22,7 +22,7 @@ const WINDOW_LOG_MAX: u32 = 23;
 const MAGIC: usize = 4;
 
 /// The archive's bytes.
-pub(super) fn decoder<'a>(mut source: impl BufRead + 'a) -> Result<Box<dyn Read + 'a>, Fail> {
+pub(crate) fn decoder<'a>(mut source: impl BufRead + 'a) -> Result<Box<dyn Read + 'a>, Fail> {
     let start = start(&mut source).map_err(Fail::stream)?;
     let format = Format::of(&start);
     let whole = Cursor::new(start).chain(source);
@@ -33,15 +33,18 @@ pub(super) fn decoder<'a>(mut source: impl BufRead + 'a) -> Result<Box<dyn Read 
     })
 }
 
-#[derive(Debug, PartialEq)]
-enum Format {
+/// What bytes are compressed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
     Gzip,
     Zstd,
+    /// Not at all.
     Plain,
 }
 
 impl Format {
-    fn of(start: &[u8]) -> Format {
+    /// By how they begin; four bytes are enough.
+    pub(crate) fn of(start: &[u8]) -> Format {
         match start {
             [0x1f, 0x8b, ..] => Format::Gzip,
             [0x28, 0xb5, 0x2f, 0xfd] => Format::Zstd,

@@ -1,0 +1,342 @@
+//! What is in the store, for people: listing, looking closely, naming, un-naming, saving.
+//!
+//! An image is found by its reference, by its manifest's digest, or by the beginning of that. Removing takes a name
+//! away; what nothing leads to any more is for garbage collection.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::layout::Layout;
+use super::load::parse_tag;
+use super::records::{self, Pulled};
+use super::{Store, layers, stack};
+use crate::digest::Digest;
+use crate::error::{ImageError, printable};
+use crate::reference::Reference;
+use crate::save::{Format, Saving, Wanted};
+use crate::{Image, snapshot};
+
+/// The shortest beginning of a digest that names an image.
+const SHORTEST: usize = 6;
+
+/// A reference that the store knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Listed {
+    /// Canonical: `docker.io/library/nginx:latest`.
+    pub reference: String,
+    /// Of this platform's manifest.
+    pub digest: String,
+    /// When the image was built, as it says.
+    pub created: Option<String>,
+    /// When the reference was last pulled, loaded or given.
+    pub pulled: Option<String>,
+    /// How many.
+    pub layers: usize,
+    /// Bytes of all layers' archives, unpacked; images that share layers count them each.
+    pub size: u64,
+    /// Whether all of it is there. What is missing is fetched by the next pull.
+    pub whole: bool,
+    /// Ids of the containers whose root it is.
+    pub used_by: Vec<String>,
+}
+
+/// All that the store knows of one image.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Details {
+    /// All its names.
+    pub references: Vec<String>,
+    /// Of this platform's manifest.
+    pub digest: String,
+    /// Digest of the configuration, which Docker calls the image's ID.
+    pub id: String,
+    /// Whether all of it is there.
+    pub whole: bool,
+    /// Bytes of all layers' archives, unpacked.
+    pub size: u64,
+    /// From the bottom up.
+    pub layers: Vec<DetailsLayer>,
+    /// Ids of the containers whose root it is.
+    pub used_by: Vec<String>,
+    /// The image's configuration, as it came.
+    pub configuration: Value,
+}
+
+/// One layer of [`Details`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DetailsLayer {
+    /// As the manifest has it.
+    pub media_type: String,
+    /// Of the blob.
+    pub digest: String,
+    /// Bytes of the blob.
+    pub blob_size: u64,
+    /// Of the archive.
+    #[serde(rename = "DiffID")]
+    pub diff_id: String,
+    /// Bytes and entries of the archive; None if the layer is missing.
+    pub size: Option<u64>,
+    /// Entries of the archive.
+    pub entries: Option<u64>,
+}
+
+/// What a name led to.
+struct Hit {
+    /// The name, if it was one.
+    name: Option<Reference>,
+    manifest: Digest,
+}
+
+impl Store {
+    /// All references, in order of their text. Blocking.
+    pub fn list(&self) -> Result<Vec<Listed>, ImageError> {
+        let layout = &self.layout;
+        let owners = snapshot::owners(layout)?;
+        let mut listed = Vec::new();
+        for pulled in records::all(layout)? {
+            let digest = Digest::parse(&pulled.manifest)
+                .map_err(|cause| ImageError::new("list images", pulled.reference(), cause))?;
+            let image = whole(layout, &digest);
+            let diff_ids = image.as_ref().map_or_else(Vec::new, diff_ids);
+            listed.push(Listed {
+                reference: pulled.reference().to_owned(),
+                created: image.as_ref().and_then(|i| i.config.created().clone()),
+                pulled: records::recorded_at(layout, &pulled),
+                layers: diff_ids.len(),
+                size: diff_ids.iter().map(|id| size(layout, id).unwrap_or(0)).sum(),
+                whole: image.is_some(),
+                used_by: users(&owners, &pulled.manifest),
+                digest: pulled.manifest,
+            });
+        }
+        listed.sort_by(|a, b| a.reference.cmp(&b.reference));
+        Ok(listed)
+    }
+
+    /// All that is known of the image that `name` names. Blocking.
+    pub fn details(&self, name: &str) -> Result<Details, ImageError> {
+        let layout = &self.layout;
+        let hit = self.find(name)?;
+        let error = |cause: &str| ImageError::new("inspect image", printable(name, 400), cause);
+        let documents = records::documents(layout, &hit.manifest)?;
+        let (manifest, config) =
+            documents.ok_or_else(|| error("it is not whole; pull it again"))?;
+        let configuration: Value =
+            serde_json::from_slice(&config).map_err(|_| error("its configuration is damaged"))?;
+        let diff_ids = records::diff_ids(&manifest, &config)
+            .map_err(|cause| ImageError::new("inspect image", &hit.manifest, cause))?;
+        let lines = manifest.layers.iter().zip(&diff_ids);
+        let layers: Vec<DetailsLayer> = lines
+            .map(|(blob, diff_id)| {
+                let outline = present(layout, diff_id);
+                DetailsLayer {
+                    media_type: blob.media_type.clone(),
+                    digest: blob.digest.to_string(),
+                    blob_size: blob.size,
+                    diff_id: diff_id.to_string(),
+                    size: outline.as_ref().map(|o| o.bytes),
+                    entries: outline.as_ref().map(|o| o.entries),
+                }
+            })
+            .collect();
+        Ok(Details {
+            references: self.names(&hit.manifest)?,
+            id: manifest.config.digest.to_string(),
+            whole: whole(layout, &hit.manifest).is_some(),
+            size: layers.iter().filter_map(|layer| layer.size).sum(),
+            layers,
+            used_by: users(&snapshot::owners(layout)?, hit.manifest.as_str()),
+            digest: hit.manifest.to_string(),
+            configuration,
+        })
+    }
+
+    /// Gives the image that `name` names the name `tag`, which no other image has then. Blocking.
+    pub fn tag(&self, name: &str, tag: &str) -> Result<Listed, ImageError> {
+        let tag = parse_tag(tag)?;
+        let hit = self.find(name)?;
+        let layout = &self.layout;
+        if whole(layout, &hit.manifest).is_none() {
+            let cause = "it is not whole; pull it again";
+            return Err(ImageError::new("tag image", printable(name, 400), cause));
+        }
+        // What a registry has under the other name may be an index; only of a record of that name it is known.
+        let known = hit.name.as_ref().map(|name| records::pulled(layout, name));
+        let top = known.transpose()?.flatten();
+        let top = top.and_then(|pulled| Digest::parse(&pulled.top).ok());
+        let top = top.unwrap_or_else(|| hit.manifest.clone());
+        records::record(layout, &tag, &Pulled::new(&tag, &top, &hit.manifest))?;
+        let listed = self.list()?.into_iter();
+        let mut listed = listed.filter(|line| line.reference == tag.to_string());
+        listed.next().ok_or_else(|| ImageError::new("tag image", &tag, "the name was taken away again"))
+    }
+
+    /// Takes a name from the store. If it was the image's last one, its layers are there until garbage collection takes
+    /// them, unless other images have them too; and then no container may have it as its root. Blocking.
+    ///
+    /// # Errors
+    /// There is no such name, or it is the last one of an image that is in use.
+    pub fn remove(&self, name: &str) -> Result<Listed, ImageError> {
+        let error = |cause: String| ImageError::new("remove image", printable(name, 400), cause);
+        let hit = self.find(name)?;
+        let names = self.names(&hit.manifest)?;
+        let name = match (hit.name, names.as_slice()) {
+            (Some(name), _) => name,
+            (None, [only]) => Reference::parse(only)?,
+            (None, several) => {
+                return Err(error(format!(
+                    "the image has several names, say which one: {}",
+                    several.join(", ")
+                )));
+            }
+        };
+        let text = name.to_string();
+        let mut listed = self.list()?.into_iter().filter(|line| line.reference == text);
+        let listed = listed.next().ok_or_else(|| error("its record is damaged".into()))?;
+        if names.len() == 1 && !listed.used_by.is_empty() {
+            return Err(error(format!(
+                "it is the root of {}: stop the task first (longshore ps shows it), or give the image another name \
+                 before (longshore image tag)",
+                containers(&listed.used_by)
+            )));
+        }
+        records::forget(&self.layout, &name)?;
+        Ok(listed)
+    }
+
+    /// Prepares an archive of these images. Blocking; reads all layers. See [`Saving`].
+    pub fn save(&self, names: &[String], format: Format) -> Result<Saving, ImageError> {
+        let mut images = Vec::new();
+        for name in names {
+            let hit = self.find(name)?;
+            let error = |cause: &str| ImageError::new("save image", printable(name, 400), cause);
+            let image = whole(&self.layout, &hit.manifest);
+            let documents = records::documents(&self.layout, &hit.manifest)?;
+            let (Some(image), Some((_, config_bytes))) = (image, documents) else {
+                return Err(error("it is not whole; pull it again"));
+            };
+            images.push(Wanted {
+                name: hit.name.or_else(|| self.only_name(&hit.manifest)).and_then(without_digest),
+                config_bytes,
+                diff_ids: diff_ids(&image),
+            });
+        }
+        Saving::prepare(&self.layout, &images, format)
+    }
+
+    fn only_name(&self, manifest: &Digest) -> Option<Reference> {
+        match self.names(manifest).ok()?.as_slice() {
+            [only] => Reference::parse(only).ok(),
+            _ => None,
+        }
+    }
+
+    fn names(&self, manifest: &Digest) -> Result<Vec<String>, ImageError> {
+        let all = records::all(&self.layout)?.into_iter();
+        let own = all.filter(|pulled| pulled.manifest == manifest.as_str());
+        let mut names: Vec<String> = own.map(|pulled| pulled.reference().to_owned()).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// What `text` names: a reference first, then a digest.
+    fn find(&self, text: &str) -> Result<Hit, ImageError> {
+        let layout = &self.layout;
+        let absent = |cause: String| ImageError::new("find image", printable(text, 400), cause);
+        if let Ok(name) = Reference::parse(text) {
+            if let Some(pulled) = records::pulled(layout, &name)? {
+                let manifest = Digest::parse(&pulled.manifest).map_err(absent)?;
+                return Ok(Hit {
+                    name: Some(name),
+                    manifest,
+                });
+            }
+            if let Some(digest) = &name.digest
+                && records::documents(layout, digest)?.is_some()
+            {
+                return Ok(Hit {
+                    name: None,
+                    manifest: digest.clone(),
+                });
+            }
+        }
+        let beginning = text.strip_prefix("sha256:").unwrap_or(text);
+        let is_digest = beginning.len() >= SHORTEST
+            && beginning.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let mut found: Vec<String> = records::all(layout)?
+            .into_iter()
+            .map(|pulled| pulled.manifest)
+            .filter(|manifest| is_digest && manifest["sha256:".len()..].starts_with(beginning))
+            .collect();
+        found.sort();
+        found.dedup();
+        match found.as_slice() {
+            [only] => Ok(Hit {
+                name: None,
+                manifest: Digest::parse(only).map_err(absent)?,
+            }),
+            [] => Err(absent("it is not in the store; longshore image ls lists what is".into())),
+            several => Err(absent(format!("{} images have a digest that begins so; give more of it", several.len()))),
+        }
+    }
+}
+
+/// A name as an archive can have it: by tag.
+fn without_digest(mut name: Reference) -> Option<Reference> {
+    name.digest = None;
+    name.tag.is_some().then_some(name)
+}
+
+/// None also if a record is bad: then the image is not whole.
+fn whole(layout: &Layout, manifest: &Digest) -> Option<Image> {
+    records::image(layout, manifest, manifest.as_str()).ok().flatten()
+}
+
+fn diff_ids(image: &Image) -> Vec<Digest> {
+    let parsed = image.layers.iter().map(|id| Digest::parse(id));
+    parsed.filter_map(Result::ok).collect()
+}
+
+fn present(layout: &Layout, diff_id: &Digest) -> Option<crate::unpack::Outline> {
+    layers::is_present(layout, diff_id)
+        .then(|| layers::outline(layout, diff_id).ok())
+        .flatten()
+}
+
+fn size(layout: &Layout, diff_id: &Digest) -> Option<u64> {
+    present(layout, diff_id).map(|outline| outline.bytes)
+}
+
+/// Layers and seams that these images stand on, by their paths in the store.
+pub(super) fn stands_on(layout: &Layout, manifest: &Digest) -> Result<Vec<String>, ImageError> {
+    let Some((manifest, config)) = records::documents(layout, manifest)? else {
+        return Ok(Vec::new());
+    };
+    let Ok(diff_ids) = records::diff_ids(&manifest, &config) else {
+        return Ok(Vec::new());
+    };
+    let mut paths: Vec<String> = diff_ids.iter().map(layers::path).collect();
+    if let Ok(floors) = stack::floors(layout, &diff_ids) {
+        let trees = floors.into_iter().map(|floor| floor.path);
+        paths.extend(trees.filter_map(|tree| Some(tree.strip_suffix("/fs")?.to_owned())));
+    }
+    Ok(paths)
+}
+
+fn users(owners: &[(String, String)], manifest: &str) -> Vec<String> {
+    let own = owners.iter().filter(|(_, owner)| owner == manifest);
+    own.map(|(id, _)| id.clone()).collect()
+}
+
+/// `container a`, `containers a, b and 3 more`.
+fn containers(ids: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown = ids[..ids.len().min(SHOWN)].join(", ");
+    match ids.len() {
+        1 => format!("container {shown}"),
+        n if n <= SHOWN => format!("containers {shown}"),
+        n => format!("containers {shown} and {} more", n - SHOWN),
+    }
+}
