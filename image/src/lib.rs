@@ -74,8 +74,7 @@ pub enum Progress {
 }
 
 /// How far one layer has come.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerProgress {
     /// Digest of its blob.
     pub digest: Arc<str>,

@@ -81,7 +81,10 @@ impl Saving {
         for image in images {
             saved.push(blobs.add(layout, image)?);
         }
-        let digests = saved.iter().map(|s| s.manifest.digest.to_string()).collect();
+        let digests = saved
+            .iter()
+            .map(|s| s.manifest.digest.to_string())
+            .collect();
         let parts = match format {
             Format::Oci => oci(blobs, &saved),
             Format::Docker => docker(blobs, &saved),
@@ -121,7 +124,9 @@ impl Saving {
                     let Kind::File { size } = part.entry.kind else {
                         continue;
                     };
-                    let mut layer = writer.stream(&part.entry).map_err(|e| failed(part, e.to_string()))?;
+                    let mut layer = writer
+                        .stream(&part.entry)
+                        .map_err(|e| failed(part, e.to_string()))?;
                     let (wrote, got) = write_layer(&self.layout, diff_id, &mut layer)?;
                     if (wrote, &got) != (size, digest) {
                         let cause = "the layer changed while it was saved; the store is damaged, pull the image again";
@@ -132,7 +137,9 @@ impl Saving {
             };
             written.map_err(|e| failed(part, e.to_string()))?;
         }
-        let mut out = writer.finish().map_err(|e| ImageError::new(STEP, "archive", e))?;
+        let mut out = writer
+            .finish()
+            .map_err(|e| ImageError::new(STEP, "archive", e))?;
         out.flush().map_err(|e| ImageError::new(STEP, "archive", e))
     }
 }
@@ -218,7 +225,9 @@ fn write_layer(
     let mut writer = Writer::new(io::BufWriter::with_capacity(256 * 1024, hashed));
     tree::write(root, &outline, &mut writer).map_err(failed)?;
     let out = writer.finish().map_err(|e| failed(e.to_string()))?;
-    let hashed = out.into_inner().map_err(|e| failed(e.error().to_string()))?;
+    let hashed = out
+        .into_inner()
+        .map_err(|e| failed(e.error().to_string()))?;
     Ok((hashed.bytes, hashed.hasher.finish()))
 }
 

@@ -79,7 +79,10 @@ impl Source {
     /// All images of the source that this host can run, at least one. `only`: the one that has this name.
     pub(crate) fn images(&self, only: Option<&str>) -> Result<Vec<Found>, String> {
         let has = |name: &str| self.file(name).map(|found| found.is_some());
-        let images = match (has(oci::LAYOUT)? && has(oci::INDEX)?, has(docker::MANIFEST)?) {
+        let images = match (
+            has(oci::LAYOUT)? && has(oci::INDEX)?,
+            has(docker::MANIFEST)?,
+        ) {
             // Docker since version 25 saves both in one: the index has the digests of the registry.
             (true, _) => oci::images(self, only)?,
             (false, true) => docker::images(self, only)?,

@@ -36,7 +36,8 @@ impl<W: Write> Writer<W> {
         };
         let mut left = size;
         while left > 0 {
-            let most = usize::try_from(left).map_or(self.buffer.len(), |l| l.min(self.buffer.len()));
+            let most =
+                usize::try_from(left).map_or(self.buffer.len(), |l| l.min(self.buffer.len()));
             match data.read(&mut self.buffer[..most]) {
                 Ok(0) => {
                     let cause = format!("it has {} bytes, and had {size} before", size - left);
@@ -225,7 +226,11 @@ fn pax(entry: &Entry) -> Vec<u8> {
         record(b"mtime", decimal(time).as_bytes(), &mut records);
     }
     for (name, value) in &entry.xattrs {
-        record(&[b"SCHILY.xattr.", name.as_slice()].concat(), value, &mut records);
+        record(
+            &[b"SCHILY.xattr.", name.as_slice()].concat(),
+            value,
+            &mut records,
+        );
     }
     records
 }
@@ -265,7 +270,9 @@ fn decimal(time: Time) -> String {
 
 impl<W> std::fmt::Debug for Data<'_, W> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Data").field("left", &self.left).finish_non_exhaustive()
+        f.debug_struct("Data")
+            .field("left", &self.left)
+            .finish_non_exhaustive()
     }
 }
 
@@ -295,7 +302,10 @@ mod tests {
         let read = archive.next().unwrap().unwrap();
         assert_eq!(read.path, entry.path);
         assert_eq!(read.kind, entry.kind);
-        assert_eq!((read.mode, read.uid, read.gid), (entry.mode, entry.uid, entry.gid));
+        assert_eq!(
+            (read.mode, read.uid, read.gid),
+            (entry.mode, entry.uid, entry.gid)
+        );
         assert_eq!(read.mtime, entry.mtime);
         assert_eq!(read.xattrs, entry.xattrs);
         assert_eq!(archive.data().unwrap(), data);
@@ -347,7 +357,12 @@ mod tests {
     fn a_file_that_shrank_is_an_error() {
         let mut writer = Writer::new(Vec::new());
         let error = writer.entry(&member("a", Kind::File { size: 4 }), &b"abc"[..]);
-        assert!(error.unwrap_err().to_string().contains("3 bytes, and had 4"));
+        assert!(
+            error
+                .unwrap_err()
+                .to_string()
+                .contains("3 bytes, and had 4")
+        );
     }
 
     proptest! {

@@ -44,7 +44,12 @@ pub(super) fn write<W: Write>(
     };
     if outline.has_root {
         let stat = rustix::fs::fstat(&root).map_err(|e| host(b".", "stat", e))?;
-        let entry = described(b"./", Kind::Directory, &stat, attributes(b".", root.as_fd())?);
+        let entry = described(
+            b"./",
+            Kind::Directory,
+            &stat,
+            attributes(b".", root.as_fd())?,
+        );
         walk.add(&entry, io::empty())?;
     }
     if outline.opaque_root {
@@ -68,7 +73,10 @@ impl<W: Write> Walk<'_, W> {
         let mut all = names(again.as_fd()).map_err(|e| host(path, "read", e))?;
         drop(again);
         all.sort_unstable();
-        let cost = all.iter().map(|name| name.as_bytes().len() + NAME_COST).sum();
+        let cost = all
+            .iter()
+            .map(|name| name.as_bytes().len() + NAME_COST)
+            .sum();
         self.take(cost, path)?;
         let len = path.len();
         for name in &all {
@@ -130,7 +138,9 @@ impl<W: Write> Walk<'_, W> {
             }
             _ => {
                 let shown = printable_bytes(path);
-                Err(format!("`{shown}` is of a kind that no layer has; the layer is damaged, pull the image again"))
+                Err(format!(
+                    "`{shown}` is of a kind that no layer has; the layer is damaged, pull the image again"
+                ))
             }
         }
     }
@@ -146,7 +156,10 @@ impl<W: Write> Walk<'_, W> {
         if !self.implied.contains(path.as_slice()) {
             let attributes = attributes(path, below.as_fd())?;
             let named = [path.as_slice(), b"/"].concat();
-            self.add(&described(&named, Kind::Directory, stat, attributes), io::empty())?;
+            self.add(
+                &described(&named, Kind::Directory, stat, attributes),
+                io::empty(),
+            )?;
         }
         if is_opaque(below.as_fd()).map_err(|e| host(path, "getxattr", e))? {
             let len = path.len();
@@ -157,18 +170,18 @@ impl<W: Write> Walk<'_, W> {
         self.directory(below.as_fd(), path)
     }
 
-    fn one_file(
-        &mut self,
-        dir: BorrowedFd<'_>,
-        name: &CStr,
-        path: &[u8],
-    ) -> Result<(), String> {
+    fn one_file(&mut self, dir: BorrowedFd<'_>, name: &CStr, path: &[u8]) -> Result<(), String> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NOATIME | OFlags::CLOEXEC;
         let file = rustix::fs::openat(dir, name, flags, Mode::empty())
             .map_err(|e| host(path, "open", e))?;
         let stat = rustix::fs::fstat(&file).map_err(|e| host(path, "stat", e))?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
-        let entry = described(path, Kind::File { size }, &stat, attributes(path, file.as_fd())?);
+        let entry = described(
+            path,
+            Kind::File { size },
+            &stat,
+            attributes(path, file.as_fd())?,
+        );
         self.add(&entry, File::from(file))
     }
 
@@ -221,7 +234,10 @@ fn described(path: &[u8], kind: Kind, stat: &Stat, xattrs: Vec<(Vec<u8>, Vec<u8>
 }
 
 fn device(stat: &Stat) -> (u32, u32) {
-    (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev))
+    (
+        rustix::fs::major(stat.st_rdev),
+        rustix::fs::minor(stat.st_rdev),
+    )
 }
 
 /// The image's own attributes, in order of their names: what `unpack` keeps.
@@ -242,7 +258,9 @@ fn attributes(path: &[u8], fd: BorrowedFd<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>
 }
 
 /// What a call that fills a buffer has to say: most often little, at most 64 KiB (XATTR_LIST_MAX, XATTR_SIZE_MAX).
-fn whole(mut call: impl FnMut(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<u8>> {
+fn whole(
+    mut call: impl FnMut(&mut [u8]) -> rustix::io::Result<usize>,
+) -> rustix::io::Result<Vec<u8>> {
     let mut few = [0; 512];
     match call(&mut few) {
         Ok(len) => Ok(few[..len].to_vec()),

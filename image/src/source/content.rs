@@ -102,7 +102,8 @@ struct Reader {
 impl Read for Reader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let content = &mut self.content;
-        let most = usize::try_from(content.size).map_or(buffer.len(), |left| left.min(buffer.len()));
+        let most =
+            usize::try_from(content.size).map_or(buffer.len(), |left| left.min(buffer.len()));
         if most == 0 {
             return Ok(0);
         }

@@ -10,7 +10,7 @@ use crate::digest::Digest;
 use crate::error::printable;
 use crate::manifest::media::{OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD};
 use crate::manifest::platform::Host;
-use crate::manifest::{self, made, Descriptor, LAYERS_MAX};
+use crate::manifest::{self, Descriptor, LAYERS_MAX, made};
 use crate::reference::Reference;
 use crate::unpack::decoder::Format;
 

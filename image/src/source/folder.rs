@@ -33,7 +33,9 @@ impl Folder {
         let opened = match rustix::fs::openat2(&self.0, name, flags, Mode::empty(), resolve) {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
             Err(Errno::LOOP) => {
-                return Err(format!("`{name}` is a link, or lies behind one; a file must be there"));
+                return Err(format!(
+                    "`{name}` is a link, or lies behind one; a file must be there"
+                ));
             }
             other => other.map_err(|e| format!("open `{name}`: {e}"))?,
         };

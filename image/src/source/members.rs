@@ -151,7 +151,10 @@ mod tests {
 
     #[test]
     fn a_link_is_followed_by_its_letters_and_never_out() {
-        assert_eq!(beside("a/layer.tar", b"../b/layer.tar").unwrap(), "b/layer.tar");
+        assert_eq!(
+            beside("a/layer.tar", b"../b/layer.tar").unwrap(),
+            "b/layer.tar"
+        );
         assert_eq!(beside("a", b"./b").unwrap(), "b");
         for out in [&b"../../b"[..], b"/b", b"../../../etc/passwd", b"\xff"] {
             assert_eq!(beside("a/layer.tar", out), None);

@@ -47,7 +47,9 @@ impl Annotated {
 
     /// What the line's image is called.
     fn name(&self) -> &str {
-        self.get(IMAGE_NAME).or(self.get(REF_NAME)).unwrap_or_default()
+        self.get(IMAGE_NAME)
+            .or(self.get(REF_NAME))
+            .unwrap_or_default()
     }
 
     fn is_called(&self, wanted: &str) -> bool {
@@ -125,7 +127,9 @@ fn read(source: &Source, lines: &[Platform]) -> Result<Found, String> {
             match parse(&bytes, &line)? {
                 Document::Manifest(manifest) => (line, bytes, manifest),
                 Document::Index(_) => {
-                    return Err("an index inside an index inside index.json is not supported".into());
+                    return Err(
+                        "an index inside an index inside index.json is not supported".into(),
+                    );
                 }
             }
         }

@@ -77,7 +77,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::open(dir.path()).unwrap();
         let spooled = spool(&layout, source, room);
-        let left = std::fs::read_dir(dir.path().join("ingest")).unwrap().count();
+        let left = std::fs::read_dir(dir.path().join("ingest"))
+            .unwrap()
+            .count();
         assert_eq!(left, 0, "it has no name");
         spooled.map(|file| file.metadata().unwrap().len())
     }

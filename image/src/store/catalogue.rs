@@ -105,7 +105,10 @@ impl Store {
                 created: image.as_ref().and_then(|i| i.config.created().clone()),
                 pulled: records::recorded_at(layout, &pulled),
                 layers: diff_ids.len(),
-                size: diff_ids.iter().map(|id| size(layout, id).unwrap_or(0)).sum(),
+                size: diff_ids
+                    .iter()
+                    .map(|id| size(layout, id).unwrap_or(0))
+                    .sum(),
                 whole: image.is_some(),
                 used_by: users(&owners, &pulled.manifest),
                 digest: pulled.manifest,
@@ -170,7 +173,9 @@ impl Store {
         records::record(layout, &tag, &Pulled::new(&tag, &top, &hit.manifest))?;
         let listed = self.list()?.into_iter();
         let mut listed = listed.filter(|line| line.reference == tag.to_string());
-        listed.next().ok_or_else(|| ImageError::new("tag image", &tag, "the name was taken away again"))
+        listed
+            .next()
+            .ok_or_else(|| ImageError::new("tag image", &tag, "the name was taken away again"))
     }
 
     /// Takes a name from the store. If it was the image's last one, its layers are there until garbage collection takes
@@ -193,8 +198,13 @@ impl Store {
             }
         };
         let text = name.to_string();
-        let mut listed = self.list()?.into_iter().filter(|line| line.reference == text);
-        let listed = listed.next().ok_or_else(|| error("its record is damaged".into()))?;
+        let mut listed = self
+            .list()?
+            .into_iter()
+            .filter(|line| line.reference == text);
+        let listed = listed
+            .next()
+            .ok_or_else(|| error("its record is damaged".into()))?;
         if names.len() == 1 && !listed.used_by.is_empty() {
             return Err(error(format!(
                 "it is the root of {}: stop the task first (longshore ps shows it), or give the image another name \
@@ -218,7 +228,10 @@ impl Store {
                 return Err(error("it is not whole; pull it again"));
             };
             images.push(Wanted {
-                name: hit.name.or_else(|| self.only_name(&hit.manifest)).and_then(without_digest),
+                name: hit
+                    .name
+                    .or_else(|| self.only_name(&hit.manifest))
+                    .and_then(without_digest),
                 config_bytes,
                 diff_ids: diff_ids(&image),
             });
@@ -264,7 +277,9 @@ impl Store {
         }
         let beginning = text.strip_prefix("sha256:").unwrap_or(text);
         let is_digest = beginning.len() >= SHORTEST
-            && beginning.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            && beginning
+                .bytes()
+                .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         let mut found: Vec<String> = records::all(layout)?
             .into_iter()
             .map(|pulled| pulled.manifest)
@@ -277,8 +292,13 @@ impl Store {
                 name: None,
                 manifest: Digest::parse(only).map_err(absent)?,
             }),
-            [] => Err(absent("it is not in the store; longshore image ls lists what is".into())),
-            several => Err(absent(format!("{} images have a digest that begins so; give more of it", several.len()))),
+            [] => Err(absent(
+                "it is not in the store; longshore image ls lists what is".into(),
+            )),
+            several => Err(absent(format!(
+                "{} images have a digest that begins so; give more of it",
+                several.len()
+            ))),
         }
     }
 }
@@ -291,7 +311,9 @@ fn without_digest(mut name: Reference) -> Option<Reference> {
 
 /// None also if a record is bad: then the image is not whole.
 fn whole(layout: &Layout, manifest: &Digest) -> Option<Image> {
-    records::image(layout, manifest, manifest.as_str()).ok().flatten()
+    records::image(layout, manifest, manifest.as_str())
+        .ok()
+        .flatten()
 }
 
 fn diff_ids(image: &Image) -> Vec<Digest> {

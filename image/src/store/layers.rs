@@ -126,7 +126,11 @@ pub(crate) fn adopt(layout: &Layout, pieces: Pieces, subject: &str) -> Result<Ad
         unpack(pieces, root, Bounds::LAYER).map_err(|(fail, _)| missed(fail, subject))?;
     if unpacked.outline.entries == 0 {
         let cause = "the archive is empty; did the program that should have written it fail?";
-        return Err(Missed::Failed(ImageError::new("unpack layer", subject, cause)));
+        return Err(Missed::Failed(ImageError::new(
+            "unpack layer",
+            subject,
+            cause,
+        )));
     }
     publish(layout, ingest, &path(&unpacked.diff_id), unpacked.outline).map_err(Missed::Failed)?;
     Ok(Adopted {

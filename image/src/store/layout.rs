@@ -71,12 +71,14 @@ const CREATE: OFlags = OFlags::WRONLY
     .union(OFlags::CLOEXEC);
 
 impl Layout {
-    /// Opens or makes the directory, takes its lock and removes what a crash left half-done.
+    /// [`Layout::open_within`], or an error at once if somebody has it.
+    #[cfg(test)]
     pub(crate) fn open(path: &Path) -> Result<Layout, ImageError> {
         Layout::open_within(path, Duration::ZERO)
     }
 
-    /// The same, but waits so long for a process that has it.
+    /// Opens or makes the directory, takes its lock and removes what a crash left half-done. Waits so long for a process
+    /// that has it.
     pub(crate) fn open_within(path: &Path, patience: Duration) -> Result<Layout, ImageError> {
         let error = |cause: String| ImageError::new("open image store", path.display(), cause);
         let io = |call: &str, e: &dyn std::fmt::Display| error(format!("{call}: {e}"));

@@ -76,9 +76,12 @@ impl Store {
         let layout = &self.layout;
         if wanted.rootfs {
             if wanted.only.is_some() {
-                return Err(refuse("a root file system has no names to choose from".into()));
+                return Err(refuse(
+                    "a root file system has no names to choose from".into(),
+                ));
             }
-            let tag = tag.ok_or_else(|| refuse("a root file system has no name: say --tag".into()))?;
+            let tag =
+                tag.ok_or_else(|| refuse("a root file system has no name: say --tag".into()))?;
             let source = origin.stream().map_err(refuse)?;
             let found = rootfs::install(layout, source, &subject, &progress)?;
             return Ok(vec![commit(layout, found, &[tag])?]);
@@ -115,8 +118,12 @@ fn names(
     tag: Option<Reference>,
 ) -> Result<Vec<(Found, Vec<Reference>)>, String> {
     if let Some(tag) = tag {
-        let [only] = <[Found; 1]>::try_from(found)
-            .map_err(|all| format!("there are {} images in it and one --tag; choose one with --only", all.len()))?;
+        let [only] = <[Found; 1]>::try_from(found).map_err(|all| {
+            format!(
+                "there are {} images in it and one --tag; choose one with --only",
+                all.len()
+            )
+        })?;
         return Ok(vec![(only, vec![tag])]);
     }
     let mut taken = HashSet::new();
@@ -131,7 +138,9 @@ fn names(
         }
         for name in &names {
             if !taken.insert(name.clone()) {
-                return Err(format!("two images in it are called {name}; load them one by one, with --only and --tag"));
+                return Err(format!(
+                    "two images in it are called {name}; load them one by one, with --only and --tag"
+                ));
             }
         }
         named.push((found, names));
@@ -243,7 +252,9 @@ fn commit(layout: &Layout, image: Unpacked, names: &[Reference]) -> Result<Image
         records::record(layout, name, &Pulled::new(name, &image.top, digest))?;
     }
     Ok(Image {
-        reference: names.first().map_or_else(|| digest.to_string(), ToString::to_string),
+        reference: names
+            .first()
+            .map_or_else(|| digest.to_string(), ToString::to_string),
         manifest_digest: digest.to_string(),
         config: image.config,
         layers: image.diff_ids.iter().map(Digest::to_string).collect(),
@@ -259,7 +270,9 @@ fn install<'a>(
 ) -> Result<(), ImageError> {
     let mut seen = HashSet::new();
     let all = all.filter(|layer| seen.insert(&layer.diff_id));
-    let mut missing: Vec<&Layer> = all.filter(|l| !layers::is_present(layout, &l.diff_id)).collect();
+    let mut missing: Vec<&Layer> = all
+        .filter(|l| !layers::is_present(layout, &l.diff_id))
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -363,7 +376,10 @@ fn feed(
             return Err(format!("it has more than {most} bytes; refused"));
         }
         piece.truncate(len);
-        if sender.blocking_send(Piece::Data(Bytes::from(piece))).is_err() {
+        if sender
+            .blocking_send(Piece::Data(Bytes::from(piece)))
+            .is_err()
+        {
             return Ok(bytes);
         }
         told(bytes);

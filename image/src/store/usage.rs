@@ -55,8 +55,13 @@ impl Store {
     pub fn usage(&self) -> Result<Usage, ImageError> {
         let layout = &self.layout;
         let (free, capacity) = layout.room()?;
-        let named: HashSet<String> = records::all(layout)?.into_iter().map(|p| p.manifest).collect();
-        let rooted = snapshot::owners(layout)?.into_iter().map(|(_, manifest)| manifest);
+        let named: HashSet<String> = records::all(layout)?
+            .into_iter()
+            .map(|p| p.manifest)
+            .collect();
+        let rooted = snapshot::owners(layout)?
+            .into_iter()
+            .map(|(_, manifest)| manifest);
         let mut used = HashSet::new();
         for manifest in named.iter().cloned().chain(rooted) {
             if let Ok(digest) = Digest::parse(&manifest) {

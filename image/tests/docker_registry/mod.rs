@@ -1,5 +1,7 @@
 //! Debian's docker-registry, and an image layout for skopeo to push there.
 
+#![allow(dead_code, reason = "each test file uses its own part")]
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

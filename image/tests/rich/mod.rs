@@ -195,4 +195,3 @@ fn attributes(path: &Path, can_have: bool) -> String {
     all.retain(|a| !a.starts_with("user.rootlesscontainers") && !a.starts_with("trusted.overlay"));
     all.join(",")
 }
-

@@ -54,7 +54,7 @@ impl Told {
         let mut news = self.news();
         let changed = std::mem::take(&mut news.changed);
         let layers = changed.values().filter_map(|digest| news.layers.get(digest));
-        let mut text: String = layers.map(|(_, layer)| line(&json!({"Layer": layer}))).collect();
+        let mut text: String = layers.map(|(_, layer)| line(&told(layer))).collect();
         if let Some((bytes, of)) = news.bytes.take() {
             text.push_str(&line(&json!({"Bytes": bytes, "Of": of})));
         }
@@ -64,6 +64,10 @@ impl Told {
     fn news(&self) -> MutexGuard<'_, News> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn told(layer: &LayerProgress) -> Value {
+    json!({"Layer": {"Digest": *layer.digest, "Bytes": layer.bytes, "Of": layer.of, "Done": layer.done}})
 }
 
 fn line(value: &Value) -> String {

@@ -3,6 +3,7 @@
 use std::io::{self, BufReader, Read};
 
 use super::{PIECE, STEP, Tell, Unpacked, feed, why};
+use crate::Progress;
 use crate::digest::Digest;
 use crate::error::ImageError;
 use crate::manifest::media::{OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD};
@@ -12,7 +13,6 @@ use crate::store::layers::{self, Adopted};
 use crate::store::layout::Layout;
 use crate::unpack::decoder::Format;
 use crate::unpack::stream::channel;
-use crate::Progress;
 
 /// The archive as it comes, compressed or not: the unpacker's own bound counts only what comes out.
 const ROOTFS_MAX: u64 = 64 * 1024 * 1024 * 1024;
@@ -37,9 +37,14 @@ pub(super) fn install(
     let (sender, pieces) = channel();
     let (fed, adopted) = std::thread::scope(|scope| {
         let adopter = scope.spawn(|| layers::adopt(layout, pieces, subject));
-        let fed = feed(io::Cursor::new(start).chain(source), &sender, ROOTFS_MAX, |bytes| {
-            tell(Progress::Fetched { bytes, of: 0 });
-        });
+        let fed = feed(
+            io::Cursor::new(start).chain(source),
+            &sender,
+            ROOTFS_MAX,
+            |bytes| {
+                tell(Progress::Fetched { bytes, of: 0 });
+            },
+        );
         drop(sender);
         (fed, adopter.join())
     });
