@@ -154,7 +154,9 @@ async fn route(
         }
         path => Err(Refusal(
             StatusCode::NOT_FOUND,
-            format!("{path} is not served; try /healthz, /v1/metadata, /v1/tasks, /v1/logs, /v1/images"),
+            format!(
+                "{path} is not served; try /healthz, /v1/metadata, /v1/tasks, /v1/logs, /v1/images"
+            ),
         )),
     }
 }

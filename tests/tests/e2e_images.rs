@@ -39,7 +39,11 @@ fn refused(street: &Street, arguments: &[&str]) -> String {
     let output = image(street, arguments, Stdio::null());
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
-    assert_eq!((output.stdout.len(), error.lines().count()), (0, 1), "{error}");
+    assert_eq!(
+        (output.stdout.len(), error.lines().count()),
+        (0, 1),
+        "{error}"
+    );
     error
 }
 
@@ -68,36 +72,62 @@ fn an_image_is_pulled_without_an_agent_and_carried_through_a_file_beside_one() {
     assert_eq!(listed(&street), []);
     assert!(!street.path("state").exists(), "looking makes nothing");
     let pulled = done(&street, &["pull", &from_registry]);
-    assert!(pulled.starts_with(&format!("{from_registry} sha256:")), "{pulled}");
+    assert!(
+        pulled.starts_with(&format!("{from_registry} sha256:")),
+        "{pulled}"
+    );
     assert_eq!(listed(&street), [(from_registry.clone(), false)]);
     let archive = street.path("web.tar").display().to_string();
     done(&street, &["save", "-o", &archive, &from_registry]);
 
     let mut dev = street.dev();
-    let with_agent: Value = serde_json::from_str(&done(&street, &["inspect", &from_registry])).expect("JSON");
-    assert!(pulled.contains(with_agent["Digest"].as_str().expect("a digest")), "{with_agent:#}");
+    let with_agent: Value =
+        serde_json::from_str(&done(&street, &["inspect", &from_registry])).expect("JSON");
+    assert!(
+        pulled.contains(with_agent["Digest"].as_str().expect("a digest")),
+        "{with_agent:#}"
+    );
     // Nobody listens there: what is run from it was loaded.
     let carried = "127.0.0.1:1/carried:1";
     let words = ["load", "--tag", carried, "-"];
     let from_stdin = Stdio::from(File::open(&archive).expect("open the archive"));
     let loaded = image(&street, &words, from_stdin);
     assert!(said(&words, &loaded).starts_with(carried));
-    dev.ecs_json(&["register-task-definition", "--cli-input-json", &web(carried, 18080)]);
+    dev.ecs_json(&[
+        "register-task-definition",
+        "--cli-input-json",
+        &web(carried, 18080),
+    ]);
     let run = dev.ecs_json(&["run-task", "--task-definition", "web"]);
-    let task = run["tasks"][0]["taskArn"].as_str().expect("a task").to_owned();
+    let task = run["tasks"][0]["taskArn"]
+        .as_str()
+        .expect("a task")
+        .to_owned();
     dev.client().until_running(&task);
     let page = street.fetch("http://127.0.0.1:18080/");
-    assert!(page.contains("Served from a task of your own ECS"), "{page}");
+    assert!(
+        page.contains("Served from a task of your own ECS"),
+        "{page}"
+    );
 
     let found = listed(&street);
-    assert_eq!(found, [(carried.to_owned(), true), (from_registry.clone(), false)]);
+    assert_eq!(
+        found,
+        [(carried.to_owned(), true), (from_registry.clone(), false)]
+    );
     let id = task.rsplit('/').next().expect("an id");
     let error = refused(&street, &["rm", carried]);
-    assert!(error.contains(id) && error.contains("stop it first"), "{error}");
+    assert!(
+        error.contains(id) && error.contains("stop it first"),
+        "{error}"
+    );
     // The container goes on without an agent, and its image is still kept.
     dev.program.kill();
     let error = refused(&street, &["rm", carried]);
-    assert!(error.contains(id) && error.contains("stop the task first"), "{error}");
+    assert!(
+        error.contains(id) && error.contains("stop the task first"),
+        "{error}"
+    );
     dev.again();
 
     dev.ecs_json(&["stop-task", "--task", &task]);
@@ -113,8 +143,22 @@ fn an_image_is_pulled_without_an_agent_and_carried_through_a_file_beside_one() {
 
     let docker = street.path("docker.tar");
     done(&street, &["load", "--tag", "web:2", &archive]);
-    done(&street, &["save", "--format", "docker", "-o", &docker.display().to_string(), "web:2"]);
-    let names = Command::new("tar").arg("-tf").arg(&docker).output().expect("start tar");
+    done(
+        &street,
+        &[
+            "save",
+            "--format",
+            "docker",
+            "-o",
+            &docker.display().to_string(),
+            "web:2",
+        ],
+    );
+    let names = Command::new("tar")
+        .arg("-tf")
+        .arg(&docker)
+        .output()
+        .expect("start tar");
     assert!(String::from_utf8_lossy(&names.stdout).starts_with("manifest.json\n"));
 
     dev.reset();
@@ -149,10 +193,18 @@ fn what_cannot_be_loaded_is_refused_in_one_sentence_by_either_way() {
     refusals(&street);
     let mut dev = street.dev();
     refusals(&street);
-    let told = image(&street, &["pull", "--insecure-registry", "r:1", "r:1/a"], Stdio::null());
+    let told = image(
+        &street,
+        &["pull", "--insecure-registry", "r:1", "r:1/a"],
+        Stdio::null(),
+    );
     assert!(String::from_utf8_lossy(&told.stderr).contains("an agent of this instance runs"));
     let wrong = image(&street, &["load", "--rootfs", "-"], Stdio::null());
-    assert_eq!(wrong.status.code(), Some(2), "a root file system needs a name");
+    assert_eq!(
+        wrong.status.code(),
+        Some(2),
+        "a root file system needs a name"
+    );
     dev.reset();
     drop(dev);
     street.census().assert_same(&before);

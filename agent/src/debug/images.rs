@@ -152,20 +152,25 @@ async fn load(
     let told = Arc::new(Told::default());
     let Some(path) = query.get("path") else {
         let work = bodies::read(request.into_body(), move |stream| {
-            store.load(Origin::Stream(stream, "standard input".to_owned()), &wanted, |_| ())
+            store.load(
+                Origin::Stream(stream, "standard input".to_owned()),
+                &wanted,
+                |_| (),
+            )
         });
         // Progress waits for nobody here: whoever sends the archive sees how much of it has gone.
         let images = work.await;
         return Ok(progress::answer(told, async move { images }));
     };
     if !path.starts_with('/') {
-        return Err(Refusal::bad(format!("path={path:?}: say it from the root on")));
+        return Err(Refusal::bad(format!(
+            "path={path:?}: say it from the root on"
+        )));
     }
     let origin = Origin::Path(path.into());
     let listener = Arc::clone(&told);
-    let work = tokio::task::spawn_blocking(move || {
-        store.load(origin, &wanted, |p| listener.take(p))
-    });
+    let work =
+        tokio::task::spawn_blocking(move || store.load(origin, &wanted, |p| listener.take(p)));
     Ok(progress::answer(told, async move {
         work.await.unwrap_or_else(|e| Err(broken("load image", &e)))
     }))
@@ -180,11 +185,7 @@ fn broken(step: &'static str, error: &dyn std::fmt::Display) -> ImageError {
 }
 
 /// A task that has pulled has no root yet that would tell of it; the board does.
-fn remove(
-    store: &Store,
-    board: &Board,
-    name: &str,
-) -> Result<longshore_image::Listed, ImageError> {
+fn remove(store: &Store, board: &Board, name: &str) -> Result<longshore_image::Listed, ImageError> {
     let details = store.details(name)?;
     let users = users(board, &details);
     if details.references.len() == 1 && !users.is_empty() {
@@ -206,7 +207,9 @@ fn users(board: &Board, details: &Details) -> Vec<String> {
     let uses = tasks.iter().filter(|notice| {
         let containers = &notice.report.containers;
         notice.report.status != Status::Stopped
-            && containers.iter().any(|c| c.image_digest.as_ref() == Some(&details.digest))
+            && containers
+                .iter()
+                .any(|c| c.image_digest.as_ref() == Some(&details.digest))
     });
     uses.map(|notice| notice.spec.id.to_string()).collect()
 }

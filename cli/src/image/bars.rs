@@ -185,7 +185,11 @@ impl Bars {
                     true => "extracting".to_owned(),
                     false => rate(layer.bytes, took(now)),
                 };
-                format!("{name}  [{}]  {} / {size}  {state}", bar(layer.bytes, layer.of), human(layer.bytes))
+                format!(
+                    "{name}  [{}]  {} / {size}  {state}",
+                    bar(layer.bytes, layer.of),
+                    human(layer.bytes)
+                )
             }
         }
     }
@@ -264,12 +268,22 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let first = bars.text(layer("a", 0, false), start);
-        assert!(first.contains("aaaaaaaaaaaa  waiting  2.0 MB\n"), "{first:?}");
-        assert_eq!(bars.text(layer("b", 0, false), start), "", "not at once again");
+        assert!(
+            first.contains("aaaaaaaaaaaa  waiting  2.0 MB\n"),
+            "{first:?}"
+        );
+        assert_eq!(
+            bars.text(layer("b", 0, false), start),
+            "",
+            "not at once again"
+        );
         bars.text(layer("a", 500_000, false), at(1));
         let half = bars.text(layer("a", 1_000_000, false), at(2));
         assert!(half.starts_with("\x1b[3A\r\x1b[2Kaaaaaaaaaaaa  [===============>              ]  1.0 MB / 2.0 MB  1.0 MB/s\n"), "{half:?}");
-        assert!(half.contains("0 of 2 layers  1.0 MB / 4.0 MB  500.0 kB/s\n"), "{half:?}");
+        assert!(
+            half.contains("0 of 2 layers  1.0 MB / 4.0 MB  500.0 kB/s\n"),
+            "{half:?}"
+        );
         let all = bars.text(layer("a", 2_000_000, false), at(3));
         assert!(all.contains("2.0 MB / 2.0 MB  extracting\n"), "{all:?}");
     }
@@ -287,7 +301,10 @@ mod tests {
         bars.text(layer("a", 2_000_000, true), start);
         bars.text(layer("d", 1, false), start);
         let text = bars.text(layer("d", 2, false), start + FRAME);
-        assert!(text.contains("dddddddddddd") && !text.contains("aaaaaaaaaaaa"), "{text:?}");
+        assert!(
+            text.contains("dddddddddddd") && !text.contains("aaaaaaaaaaaa"),
+            "{text:?}"
+        );
         assert_eq!(text.matches('\n').count(), 3, "{text:?}");
         for line in text.split("\x1b[2K").skip(1) {
             let line = line.split('\n').next().unwrap();

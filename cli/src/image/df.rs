@@ -92,7 +92,13 @@ mod tests {
             capacity: 9_000_000,
         };
         let text = report(&serde_json::to_value(usage).unwrap());
-        assert!(text.contains("Layers      7      8.0 kB  1       3.0 kB\n"), "{text}");
-        assert!(text.ends_with("2 images; 1.0 MB of 9.0 MB free on their disk\n"), "{text}");
+        assert!(
+            text.contains("Layers      7      8.0 kB  1       3.0 kB\n"),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("2 images; 1.0 MB of 9.0 MB free on their disk\n"),
+            "{text}"
+        );
     }
 }

@@ -58,13 +58,18 @@ impl Load {
     pub(crate) fn run(self) -> Result<()> {
         let from_stdin = self.source == Path::new("-");
         if from_stdin && std::io::stdin().is_terminal() {
-            bail!("load image: standard input is a terminal; name a file, or let a program write to it");
+            bail!(
+                "load image: standard input is a terminal; name a file, or let a program write to it"
+            );
         }
         let bars = Bars::new(self.quiet);
         let images = match Reach::of(&self.place, Want::Change, &Registries::default())? {
-            Reach::Agent(agent) if from_stdin => {
-                socket::block_on(work::at_agent(&agent, &self.path(None)?, stdin_body(bars), silent()))?
-            }
+            Reach::Agent(agent) if from_stdin => socket::block_on(work::at_agent(
+                &agent,
+                &self.path(None)?,
+                stdin_body(bars),
+                silent(),
+            ))?,
             Reach::Agent(agent) => {
                 let path = self.path(Some(&self.source))?;
                 socket::block_on(work::at_agent(&agent, &path, work::no_body(), bars))?
@@ -106,7 +111,10 @@ impl Load {
             let whole = std::path::absolute(source)
                 .with_context(|| format!("resolve {}", source.display()))?;
             let whole = whole.to_str().with_context(|| {
-                format!("load image {}: its path is not UTF-8; give it as standard input", source.display())
+                format!(
+                    "load image {}: its path is not UTF-8; give it as standard input",
+                    source.display()
+                )
             })?;
             path.push_str(&format!("&path={}", socket::encoded(whole)));
         }
@@ -146,10 +154,13 @@ fn stdin_body(mut bars: Bars) -> StreamBody<impl futures_util::Stream<Item = Pie
             bars.take(Progress::Fetched { bytes: sent, of: 0 });
         }
     });
-    StreamBody::new(futures_util::stream::unfold(receiver, |mut receiver| async move {
-        let piece = receiver.recv().await?;
-        Some((piece, receiver))
-    }))
+    StreamBody::new(futures_util::stream::unfold(
+        receiver,
+        |mut receiver| async move {
+            let piece = receiver.recv().await?;
+            Some((piece, receiver))
+        },
+    ))
 }
 
 #[cfg(test)]
@@ -167,9 +178,15 @@ mod tests {
     fn the_agent_is_told_a_whole_path_and_what_is_wanted() {
         let load = Alone::parse_from(["load", "--tag", "a:1", "--only", "b/c", "/x y.tar"]).load;
         let path = load.path(Some(&load.source)).unwrap();
-        assert_eq!(path, "/v1/images/load?rootfs=false&tag=a%3A1&only=b%2Fc&path=%2Fx%20y.tar");
+        assert_eq!(
+            path,
+            "/v1/images/load?rootfs=false&tag=a%3A1&only=b%2Fc&path=%2Fx%20y.tar"
+        );
         let load = Alone::parse_from(["load", "--rootfs", "--tag", "a", "-"]).load;
-        assert_eq!(load.path(None).unwrap(), "/v1/images/load?rootfs=true&tag=a");
+        assert_eq!(
+            load.path(None).unwrap(),
+            "/v1/images/load?rootfs=true&tag=a"
+        );
     }
 
     #[test]

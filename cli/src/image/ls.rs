@@ -47,7 +47,9 @@ fn rows(images: &Value) -> Vec<Vec<String>> {
     let head = ["IMAGE", "DIGEST", "LAYERS", "SIZE", "PULLED", "STATE"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for image in images.as_array().into_iter().flatten() {
-        let used = image["UsedBy"].as_array().is_some_and(|users| !users.is_empty());
+        let used = image["UsedBy"]
+            .as_array()
+            .is_some_and(|users| !users.is_empty());
         let state = match (image["Whole"] == true, used) {
             (false, _) => "not whole",
             (true, true) => "in use",

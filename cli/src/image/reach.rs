@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(super) enum Reach {
     /// The socket of the agent that has it.
     Agent(PathBuf),
-    Store(Store),
+    Store(Box<Store>),
     /// There is none: nothing was ever pulled or loaded.
     Nothing,
 }
@@ -76,13 +76,15 @@ fn once(instance: &Instance, want: Want, registries: &Registries) -> Result<Reac
     }
     // Who only looks whether it is locked has it for a moment, too.
     let store = Store::open_within(&images, registries.clone(), 4 * PAUSE)?;
-    Ok(Reach::Store(store))
+    Ok(Reach::Store(Box::new(store)))
 }
 
 fn answers(socket: &Path) -> Result<bool> {
     match UnixStream::connect(socket) {
         Ok(_) => Ok(true),
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => Ok(false),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+            Ok(false)
+        }
         Err(e) => Err(anyhow!(
             "connect to {}: {e}; only its owner may: run this as root",
             socket.display()

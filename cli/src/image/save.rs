@@ -55,7 +55,9 @@ impl Save {
         let reach = Reach::of(&self.place, Want::Look, &Registries::default())?;
         let Some(output) = &self.output else {
             if std::io::stdout().is_terminal() {
-                bail!("save image: standard output is a terminal; name a file with -o, or a program after |");
+                bail!(
+                    "save image: standard output is a terminal; name a file with -o, or a program after |"
+                );
             }
             return self.write(&reach, &mut std::io::stdout().lock());
         };
@@ -118,7 +120,11 @@ impl Beside {
         })?;
         name.push(format!(".{}.new", std::process::id()));
         let path = output.with_file_name(name);
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path);
         let file = file.with_context(|| format!("save image: create {}", path.display()))?;
         Ok(Beside {
             file,
@@ -160,7 +166,10 @@ mod tests {
         (&beside.file).write_all(b"whole").unwrap();
         assert!(!output.exists());
         beside.keep(&output).unwrap();
-        assert_eq!((std::fs::read(&output).unwrap().as_slice(), names()), (&b"whole"[..], 1));
+        assert_eq!(
+            (std::fs::read(&output).unwrap().as_slice(), names()),
+            (&b"whole"[..], 1)
+        );
         assert!(Beside::create(Path::new("/")).is_err());
     }
 }

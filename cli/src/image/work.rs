@@ -106,15 +106,16 @@ impl Shared {
     }
 
     pub(super) fn take(&self, progress: Progress) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take(progress);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take(progress);
     }
 }
 
 /// Images as the agent tells them.
 pub(super) fn told(images: &[Image]) -> Value {
-    let image = |image: &Image| {
-        json!({"Reference": image.reference, "Digest": image.manifest_digest, "Layers": image.layers.len()})
-    };
+    let image = |image: &Image| json!({"Reference": image.reference, "Digest": image.manifest_digest, "Layers": image.layers.len()});
     images.iter().map(image).collect()
 }
 
@@ -154,8 +155,16 @@ mod tests {
             bars: Bars::silent(),
             begun: Vec::new(),
         };
-        let error = lines.take(b"{\"Error\":\"fetch layer x: y\"}\n").unwrap_err();
+        let error = lines
+            .take(b"{\"Error\":\"fetch layer x: y\"}\n")
+            .unwrap_err();
         assert_eq!(error.to_string(), "fetch layer x: y");
-        assert!(lines.take(b"plain\n").unwrap_err().to_string().contains("restart the agent"));
+        assert!(
+            lines
+                .take(b"plain\n")
+                .unwrap_err()
+                .to_string()
+                .contains("restart the agent")
+        );
     }
 }

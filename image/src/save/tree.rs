@@ -218,7 +218,10 @@ impl<W: Write> Walk<'_, W> {
     }
 }
 
-fn described(path: &[u8], kind: Kind, stat: &Stat, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Entry {
+/// Names and values.
+type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
+
+fn described(path: &[u8], kind: Kind, stat: &Stat, xattrs: Attributes) -> Entry {
     Entry {
         path: path.to_vec(),
         kind,
@@ -241,7 +244,7 @@ fn device(stat: &Stat) -> (u32, u32) {
 }
 
 /// The image's own attributes, in order of their names: what `unpack` keeps.
-fn attributes(path: &[u8], fd: BorrowedFd<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, String> {
+fn attributes(path: &[u8], fd: BorrowedFd<'_>) -> Result<Attributes, String> {
     let list = match whole(|buffer| rustix::fs::flistxattr(fd, buffer)) {
         Err(Errno::OPNOTSUPP) => Vec::new(),
         other => other.map_err(|e| host(path, "listxattr", e))?,

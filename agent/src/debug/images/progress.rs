@@ -53,7 +53,9 @@ impl Told {
     fn lines(&self) -> String {
         let mut news = self.news();
         let changed = std::mem::take(&mut news.changed);
-        let layers = changed.values().filter_map(|digest| news.layers.get(digest));
+        let layers = changed
+            .values()
+            .filter_map(|digest| news.layers.get(digest));
         let mut text: String = layers.map(|(_, layer)| line(&told(layer))).collect();
         if let Some((bytes, of)) = news.bytes.take() {
             text.push_str(&line(&json!({"Bytes": bytes, "Of": of})));
@@ -82,7 +84,10 @@ pub(super) fn answer(told: Arc<Told>, work: impl Future<Output = Done> + Send + 
     let work: Option<Work> = Some(Box::pin(work));
     let pieces = stream::unfold((told, work), |(told, work)| async move {
         let (piece, work) = next(&told, work?).await;
-        Some((Ok::<_, Infallible>(Frame::data(Bytes::from(piece))), (told, work)))
+        Some((
+            Ok::<_, Infallible>(Frame::data(Bytes::from(piece))),
+            (told, work),
+        ))
     });
     let body = StreamBody::new(pieces).boxed_unsync();
     with_body(StatusCode::OK, "application/jsonl", body)
@@ -104,9 +109,7 @@ async fn next(told: &Told, mut work: Work) -> (String, Option<Work>) {
 }
 
 fn last(done: Done) -> Value {
-    let image = |image: Image| {
-        json!({"Reference": image.reference, "Digest": image.manifest_digest, "Layers": image.layers.len()})
-    };
+    let image = |image: Image| json!({"Reference": image.reference, "Digest": image.manifest_digest, "Layers": image.layers.len()});
     match done {
         Ok(images) => json!({"Images": images.into_iter().map(image).collect::<Vec<_>>()}),
         Err(error) => json!({"Error": error.to_string()}),
@@ -129,13 +132,20 @@ mod tests {
     #[test]
     fn a_layer_is_told_as_it_is_and_not_again() {
         let told = Told::default();
-        for progress in [layer("b", 0, false), layer("a", 0, false), layer("b", 7, false)] {
+        for progress in [
+            layer("b", 0, false),
+            layer("a", 0, false),
+            layer("b", 7, false),
+        ] {
             told.take(progress);
         }
         let lines = told.lines();
         let bytes = |line: &str| {
             let line: Value = serde_json::from_str(line).unwrap();
-            (line["Layer"]["Digest"].clone(), line["Layer"]["Bytes"].clone())
+            (
+                line["Layer"]["Digest"].clone(),
+                line["Layer"]["Bytes"].clone(),
+            )
         };
         let lines: Vec<_> = lines.lines().map(bytes).collect();
         assert_eq!(lines, [(json!("b"), json!(7)), (json!("a"), json!(0))]);

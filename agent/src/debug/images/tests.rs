@@ -42,24 +42,49 @@ async fn an_image_is_loaded_by_its_path_listed_named_saved_and_removed() {
     let path = rootfs(served.dir.path());
     let load = format!("/v1/images/load?rootfs=true&tag=a:1&path={path}");
     let (status, body) = served.ask("POST", &load, b"").await;
-    assert_eq!((status, last(&body)["Images"][0]["Layers"].clone()), (200, json!(1)), "{body}");
-    served.ask("POST", "/v1/images/tag?image=a:1&tag=b", b"").await;
+    assert_eq!(
+        (status, last(&body)["Images"][0]["Layers"].clone()),
+        (200, json!(1)),
+        "{body}"
+    );
+    served
+        .ask("POST", "/v1/images/tag?image=a:1&tag=b", b"")
+        .await;
     let listed = served.json("/v1/images").await;
-    let names: Vec<_> = listed["Images"].as_array().unwrap().iter().map(|i| &i["Reference"]).collect();
-    assert_eq!(names, ["docker.io/library/a:1", "docker.io/library/b:latest"]);
+    let names: Vec<_> = listed["Images"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|i| &i["Reference"])
+        .collect();
+    assert_eq!(
+        names,
+        ["docker.io/library/a:1", "docker.io/library/b:latest"]
+    );
     let details = served.json("/v1/images/inspect?image=b").await;
-    assert_eq!((&details["Whole"], &details["Layers"][0]["Entries"]), (&json!(true), &json!(1)));
+    assert_eq!(
+        (&details["Whole"], &details["Layers"][0]["Entries"]),
+        (&json!(true), &json!(1))
+    );
     assert_eq!(served.json("/v1/images/df").await["Layers"], 1);
 
     let (status, archive) = served.get("/v1/images/archive?image=a:1&image=b").await;
     assert_eq!(status, 200);
     assert!(archive.starts_with("oci-layout"));
-    let (_, docker) = served.get("/v1/images/archive?image=a:1&format=docker").await;
+    let (_, docker) = served
+        .get("/v1/images/archive?image=a:1&format=docker")
+        .await;
     assert!(docker.starts_with("manifest.json"));
 
     let (status, gone) = served.ask("DELETE", "/v1/images?image=b", b"").await;
     assert_eq!(status, 200, "{gone}");
-    assert_eq!(served.json("/v1/images").await["Images"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        served.json("/v1/images").await["Images"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -68,7 +93,11 @@ async fn an_archive_may_be_the_body_and_one_that_lies_gets_its_answer_too() {
     let archive = std::fs::read(rootfs(served.dir.path())).unwrap();
     let load = "/v1/images/load?rootfs=true&tag=a:1";
     let (status, body) = served.ask("POST", load, &archive).await;
-    assert_eq!((status, last(&body)["Images"][0]["Layers"].clone()), (200, json!(1)), "{body}");
+    assert_eq!(
+        (status, last(&body)["Images"][0]["Layers"].clone()),
+        (200, json!(1)),
+        "{body}"
+    );
     // Far more than is in flight, and refused at its first bytes.
     let noise = vec![7; 8 << 20];
     let (_, body) = served.ask("POST", load, &noise).await;
@@ -84,14 +113,34 @@ async fn what_is_not_there_or_asked_for_wrongly_is_told() {
     let served = with_store();
     for (method, path, status, why) in [
         ("GET", "/v1/images/inspect", 400, "say image="),
-        ("GET", "/v1/images/inspect?image=a", 400, "longshore image ls lists"),
+        (
+            "GET",
+            "/v1/images/inspect?image=a",
+            400,
+            "longshore image ls lists",
+        ),
         ("GET", "/v1/images?x=1", 400, "is not known here"),
         ("GET", "/v1/images/archive", 400, "say image="),
-        ("GET", "/v1/images/archive?image=a&format=zip", 400, "use oci or docker"),
+        (
+            "GET",
+            "/v1/images/archive?image=a&format=zip",
+            400,
+            "use oci or docker",
+        ),
         ("GET", "/v1/images/pull?image=a", 405, "is not asked for so"),
-        ("POST", "/v1/images/load?path=relative", 400, "from the root on"),
+        (
+            "POST",
+            "/v1/images/load?path=relative",
+            400,
+            "from the root on",
+        ),
         ("POST", "/v1/images/other", 404, "is not served"),
-        ("DELETE", "/v1/images?image=a", 400, "longshore image ls lists"),
+        (
+            "DELETE",
+            "/v1/images?image=a",
+            400,
+            "longshore image ls lists",
+        ),
         ("PATCH", "/v1/images", 405, "is not asked for so"),
     ] {
         let (got, body) = served.ask(method, path, b"").await;
@@ -99,7 +148,9 @@ async fn what_is_not_there_or_asked_for_wrongly_is_told() {
         assert!(body.contains(why), "{path}: {body}");
     }
     // Nobody listens at port 1: the pull is begun, and its end is told.
-    let (status, body) = served.ask("POST", "/v1/images/pull?image=127.0.0.1:1/a:1", b"").await;
+    let (status, body) = served
+        .ask("POST", "/v1/images/pull?image=127.0.0.1:1/a:1", b"")
+        .await;
     assert_eq!(status, 200);
     let error = last(&body)["Error"].as_str().unwrap().to_owned();
     assert!(error.contains("127.0.0.1:1"), "{error}");
@@ -119,12 +170,17 @@ async fn an_image_that_a_task_has_pulled_keeps_its_last_name() {
     let path = rootfs(served.dir.path());
     let load = format!("/v1/images/load?rootfs=true&tag=a:1&path={path}");
     let (_, body) = served.ask("POST", &load, b"").await;
-    let digest = last(&body)["Images"][0]["Digest"].as_str().unwrap().to_owned();
+    let digest = last(&body)["Images"][0]["Digest"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     served.post_with(Status::Running, &digest);
     let (status, body) = served.ask("DELETE", "/v1/images?image=a:1", b"").await;
     assert_eq!(status, u16::from(StatusCode::BAD_REQUEST), "{body}");
     assert!(body.contains("uses it; stop it first"), "{body}");
-    served.ask("POST", "/v1/images/tag?image=a:1&tag=b:1", b"").await;
+    served
+        .ask("POST", "/v1/images/tag?image=a:1&tag=b:1", b"")
+        .await;
     let (status, body) = served.ask("DELETE", "/v1/images?image=a:1", b"").await;
     assert_eq!(status, 200, "{body}");
     served.post_with(Status::Stopped, &digest);
