@@ -209,7 +209,7 @@ fn of_an_archive_that_is_both_the_layout_counts() {
         IMAGE_NAME,
         "docker.io/library/a:1",
     );
-    index(&mut files, &[line.clone()]);
+    index(&mut files, std::slice::from_ref(&line));
     let loaded = house().load(stream(files.tar()), &Load::default()).unwrap();
     assert_eq!(loaded[0].manifest_digest, line["digest"]);
     assert_eq!(loaded[0].reference, "docker.io/library/a:1");
@@ -327,7 +327,7 @@ fn of_several_platforms_this_hosts_is_loaded() {
         nested.to_string(),
     );
     // An index of its own, and lines of one name.
-    let of_one_name: Vec<Value> = lines.as_array().unwrap().iter().cloned().collect();
+    let of_one_name: Vec<Value> = lines.as_array().unwrap().to_vec();
     let of_one_name: Vec<Value> = of_one_name
         .into_iter()
         .map(|l| named(l, REF_NAME, "r/b:1"))
