@@ -136,3 +136,46 @@ fn whole_name(text: &str) -> Option<Result<Reference, String>> {
     let is_whole = text.contains(['/', ':']);
     is_whole.then(|| Reference::parse(text).map_err(|e| e.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::io::Write;
+
+    fn images(bytes: &[u8]) -> Result<Vec<Found>, String> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        Source::archive(file)?.images(None)
+    }
+
+    const SEEDS: [&[u8]; 2] = [
+        include_bytes!("../fuzz/seeds/archive/oci.tar"),
+        include_bytes!("../fuzz/seeds/archive/docker.tar"),
+    ];
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn the_seeds_are_archives_of_one_image() {
+        for seed in SEEDS {
+            assert_eq!(images(seed).unwrap().len(), 1);
+        }
+    }
+
+    proptest! {
+        /// Changed bytes are refused with a cause that steers no terminal, or change nothing that is read.
+        #[test]
+        fn no_changed_archive_panics(
+            seed in 0..2usize, changes in proptest::collection::vec((any::<u16>(), any::<u8>()), 1..6)
+        ) {
+            let mut bytes = SEEDS[seed].to_vec();
+            for (at, byte) in changes {
+                let at = usize::from(at) % bytes.len();
+                bytes[at] = byte;
+            }
+            if let Err(cause) = images(&bytes) {
+                prop_assert!(!cause.is_empty() && !cause.contains('\u{1b}'), "{cause:?}");
+            }
+        }
+    }
+}

@@ -16,8 +16,8 @@ use crate::error::printable_bytes;
 use crate::unpack::archive::{Archive, Kind};
 use crate::unpack::entry::Name;
 
-/// Members of an archive, directories included: 500 layers of some hundred images.
-const ENTRIES_MAX: u64 = 256 * 1024;
+/// Members of an archive, directories included: 500 layers of a hundred images.
+const ENTRIES_MAX: u64 = 64 * 1024;
 /// Bytes of all names together, which are kept.
 const NAMES_MAX: usize = 32 * 1024 * 1024;
 
