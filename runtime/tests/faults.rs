@@ -236,12 +236,8 @@ fn endless(host: &Host) -> oci_spec::runtime::Spec {
 
 fn hangs_in_fifo(host: &Host) -> bool {
     let pids = host.group("c1").processes().unwrap_or_default();
-    pids.iter().any(|pid| {
-        std::fs::read_to_string(format!("/proc/{pid}/wchan"))
-            .is_ok_and(|wait| wait.contains("wait_for_partner"))
-            || std::fs::read_to_string(format!("/proc/{pid}/stat"))
-                .is_ok_and(|stat| stat.contains(") S "))
-    })
+    let hangs = |pid: &u32| support::sleeps_in(*pid, &[libc::SYS_openat]);
+    pids.iter().any(hangs)
 }
 
 #[test]

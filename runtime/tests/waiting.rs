@@ -54,13 +54,14 @@ fn end(bundle: &Bundle, mut command: Child) -> (Option<i32>, String) {
     (status.code(), said)
 }
 
-/// It sleeps, connected to the door.
+/// It is connected to the door and waits for an answer.
 fn has_knocked(start: &Child) -> bool {
     let pid = start.id();
     let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
     let links = fds.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
     let sockets = links.filter(|link| link.to_string_lossy().starts_with("socket:"));
-    sockets.count() == 1 && status(pid, "State").starts_with('S')
+    let waits = [libc::SYS_ppoll, libc::SYS_recvfrom, libc::SYS_recvmsg];
+    sockets.count() == 1 && support::sleeps_in(pid, &waits)
 }
 
 fn status_of(bundle: &Bundle) -> String {

@@ -199,6 +199,16 @@ pub(crate) fn eventually(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
+/// Whether a process sleeps in one of these system calls (proc_pid_syscall(5)): in another, it is still on its way.
+pub(crate) fn sleeps_in(pid: u32, calls: &[libc::c_long]) -> bool {
+    let call = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    let number = call
+        .split(' ')
+        .next()
+        .and_then(|number| number.parse().ok());
+    number.is_some_and(|number| calls.contains(&number))
+}
+
 pub(crate) fn is_own_child(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let parent = stat
