@@ -8,7 +8,6 @@
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::sys::ptrace::{self, Event, Options};
@@ -34,8 +33,6 @@ pub(crate) struct Traced {
     pub(crate) reached: bool,
     /// System calls of each process, in order of birth.
     pub(crate) calls: Vec<usize>,
-    /// The call of the program itself after which the watched path was there.
-    pub(crate) appeared: Option<usize>,
 }
 
 #[derive(Default)]
@@ -56,27 +53,13 @@ pub(crate) enum Side {
 }
 
 /// Runs `program` with `args`. No other thread of this process may wait for children meanwhile.
-pub(crate) fn run(
-    program: &str,
-    args: &[String],
-    victim: Option<Victim>,
-    watched: &Path,
-) -> Traced {
-    let all = victim.is_some_and(|victim| victim.process > 0);
-    trace(program, args, victim, watched, all, None)
+pub(crate) fn run(program: &str, args: &[String], victim: Victim) -> Traced {
+    trace(program, args, Some(victim), victim.process > 0, None)
 }
 
 /// Runs `program` with `args` and calls `on_call` for each system call of it and of all that it starts: its exit status.
 pub(crate) fn interfere(program: &str, args: &[String], on_call: OnCall<'_>) -> Option<i32> {
-    trace(
-        program,
-        args,
-        None,
-        Path::new("/nowhere"),
-        true,
-        Some(on_call),
-    )
-    .status
+    trace(program, args, None, true, Some(on_call)).status
 }
 
 #[allow(clippy::zombie_processes)] // `Trace::follow` waits for it.
@@ -84,7 +67,6 @@ fn trace(
     program: &str,
     args: &[String],
     victim: Option<Victim>,
-    watched: &Path,
     all: bool,
     on_call: Option<OnCall<'_>>,
 ) -> Traced {
@@ -110,7 +92,6 @@ fn trace(
     let mut trace = Trace {
         main,
         victim,
-        watched: watched.to_owned(),
         on_call,
         began: false,
         tracees: HashMap::from([(main, Tracee::default())]),
@@ -118,7 +99,6 @@ fn trace(
             status: None,
             reached: false,
             calls: vec![0],
-            appeared: None,
         },
     };
     child.stdin.take().unwrap().write_all(b"go\n").unwrap();
@@ -129,7 +109,6 @@ fn trace(
 struct Trace<'a> {
     main: Pid,
     victim: Option<Victim>,
-    watched: PathBuf,
     on_call: Option<OnCall<'a>>,
     /// The shell has become the program.
     began: bool,
@@ -202,9 +181,6 @@ impl Trace<'_> {
         let tracee = self.tracee(pid);
         tracee.inside = !tracee.inside;
         let (born, inside) = (tracee.born, tracee.inside);
-        if !inside && pid == self.main && self.traced.appeared.is_none() && self.watched.exists() {
-            self.traced.appeared = Some(self.traced.calls[born]);
-        }
         if let Some(on_call) = self.on_call.as_mut().filter(|_| began) {
             on_call(pid, if inside { Side::Entry } else { Side::Exit });
         }
