@@ -21,6 +21,7 @@ use crate::instance::make_private_dir;
 use crate::journal::{Found, Journal};
 use crate::link::{Link, LinkConfig, Registration};
 use crate::lock::Lock;
+use crate::upkeep::{self, Fresh};
 use crate::{Config, Instance, cgroups, effects, join, logs, oci, recover};
 
 /// How long another process may keep the image store from the agent.
@@ -100,7 +101,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
     let driver = Driver::new(Start {
         engine,
         journal,
-        world: host,
+        world: Arc::clone(&host),
         upstream: link,
         from_control,
         accepted,
@@ -114,6 +115,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
         link = driver.run(shutdown) => link,
         () = debug::serve(&socket, &sources) => anyhow::bail!("serve debug socket: it was closed"),
         () = expire_logs(&config.instance, &board) => anyhow::bail!("expire logs: it ended"),
+        () = upkeep::run(host, &board, &config.images) => anyhow::bail!("keep images: it ended"),
     };
     link.shutdown().await;
     Ok(())
@@ -173,6 +175,8 @@ async fn open_host(config: &Config) -> anyhow::Result<ThisHost> {
         hierarchy,
         cgroup_parent,
         pulls: PullTurns::default(),
+        pull_behaviour: config.images.behaviour,
+        fresh: Fresh::default(),
     };
     make_private_dir(&host.containers_dir())?;
     make_private_dir(&host.etc_root())?;

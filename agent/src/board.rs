@@ -1,7 +1,8 @@
 //! The notice board: what the driver last knew, for readers that must never wait for it.
 //!
 //! The driver writes whole entries, readers take whole entries; the lock is held for a moment and
-//! never across I/O. Nothing decides by what stands here.
+//! never across I/O. One thing decides by what stands here: which images tasks hold, for the image store's collections. A
+//! task stands here before any of its effects runs, and with its image's digest once that is in the journal.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,6 +41,8 @@ struct Content {
     identity: Identity,
     contact: Contact,
     journal_trouble: Option<String>,
+    /// The driver has put up every task that the journal knew.
+    complete: bool,
 }
 
 /// Shared by the driver and its readers; clones are the same board.
@@ -88,6 +91,15 @@ impl Board {
                 }
             }
         }
+    }
+
+    /// Whether every task of the journal stands here.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.content().complete
+    }
+
+    pub(crate) fn set_complete(&self) {
+        self.content().complete = true;
     }
 
     pub(crate) fn set_identity(&self, identity: Identity) {

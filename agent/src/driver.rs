@@ -266,6 +266,8 @@ impl<W: World, U: Upstream> Driver<W, U> {
         for id in &changed {
             self.publish(id);
         }
+        // The engine names each restored task as changed before its first turn.
+        self.board.set_complete();
         for answer in std::mem::take(&mut self.answers) {
             match answer {
                 Answer::Wish(task, generation, result) => {

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use longshore_engine::{ContainerKey, Effect, Event, Failure, TaskId};
-use longshore_image::Store;
+use longshore_image::{PullBehaviour, Store};
 use longshore_network::Network;
 use longshore_runtime::StepError;
 use longshore_runtime::cgroup::{Group, Hierarchy};
@@ -25,6 +25,7 @@ use longshore_runtime::container::{Container, Runtime};
 use tokio::sync::mpsc;
 
 use crate::driver::{Order, Target, World};
+use crate::upkeep::Fresh;
 use crate::{HostPolicy, Instance, oci};
 
 pub(crate) use pull::Turns as PullTurns;
@@ -43,6 +44,9 @@ pub(crate) struct ThisHost {
     /// The cgroup below which everything of this instance lies.
     pub(crate) cgroup_parent: String,
     pub(crate) pulls: PullTurns,
+    pub(crate) pull_behaviour: PullBehaviour,
+    /// Leases on images of which the journal does not know yet.
+    pub(crate) fresh: Fresh,
 }
 
 impl World for ThisHost {

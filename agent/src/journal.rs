@@ -6,6 +6,8 @@
 //! directories. After an I/O error, such as a full disk, redb answers nothing until the file is opened
 //! again: the next call does so. Every call blocks on the disk: make them where blocking is allowed.
 
+mod held;
+
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +17,8 @@ use longshore_engine::{TaskId, TaskRecord};
 use redb::{Database, DatabaseError, ReadableTable, StorageError, TableDefinition};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+pub(crate) use held::held_images;
 
 const TASKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tasks");
 const FACTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("facts");

@@ -6,8 +6,8 @@
 //!               └───────▶ effects          touch the world: image, network, runtime
 //! ```
 //!
-//! `recover` feeds the driver what a restart finds; `debug` lets people look, and keep images. Absent on purpose: any
-//! other command. What should run here is the control plane's to say, over the link.
+//! `recover` feeds the driver what a restart finds; `debug` lets people look, and keep images; `upkeep` keeps the image store in
+//! bounds. Absent on purpose: any other command. What should run here is the control plane's to say, over the link.
 
 mod assembly;
 mod board;
@@ -28,12 +28,14 @@ mod reset;
 #[cfg(test)]
 mod sample;
 mod statistics;
+mod upkeep;
 
 pub use assembly::run;
 pub use instance::{Instance, InvalidInstance};
-pub use longshore_image::Registries;
+pub use longshore_image::{GcPolicy, PullBehaviour, Registries};
 pub use policy::{DEFAULT_POLICY_FILE, HostPolicy, PolicyError};
 pub use reset::{Removed, reset};
+pub use upkeep::{ImagePolicy, held_images};
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -49,6 +51,8 @@ pub struct Config {
     pub token: Option<String>,
     /// Whom to trust, ask and be at registries.
     pub registries: Registries,
+    /// When images are pulled, and when they are removed.
+    pub images: ImagePolicy,
     /// What the host permits.
     pub policy: HostPolicy,
     /// The `longshore-runtime` binary.
@@ -72,6 +76,7 @@ impl Config {
             endpoint,
             token: None,
             registries: Registries::default(),
+            images: ImagePolicy::default(),
             policy: HostPolicy::default(),
             runtime_binary,
             cgroup_parent: None,
@@ -88,6 +93,7 @@ impl std::fmt::Debug for Config {
         f.debug_struct("Config")
             .field("instance", &self.instance)
             .field("endpoint", &self.endpoint)
+            .field("images", &self.images)
             .field("policy", &self.policy)
             .field("runtime_binary", &self.runtime_binary)
             .field("cgroup_parent", &self.cgroup_parent)

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use longshore_agent::{Config, DEFAULT_POLICY_FILE, HostPolicy, Instance, Registries};
 
+use crate::keep::ImageOptions;
 use crate::place::{self, Place};
 use crate::{scope, shutdown, socket, telling};
 
@@ -55,6 +56,8 @@ pub(crate) struct HostOptions {
     /// /usr/libexec/longshore]
     #[arg(long, value_name = "FILE")]
     runtime: Option<PathBuf>,
+    #[command(flatten)]
+    images: ImageOptions,
 }
 
 impl HostOptions {
@@ -69,7 +72,8 @@ impl HostOptions {
         let files = files.into_iter().filter_map(|(option, file)| {
             Some([option.to_owned(), file.as_ref()?.display().to_string()])
         });
-        insecure.chain(files.flatten()).collect()
+        let words = insecure.chain(files.flatten());
+        words.chain(self.images.words()).collect()
     }
 
     /// A configuration of an agent on this host.
@@ -82,6 +86,7 @@ impl HostOptions {
         let runtime = place::runtime_binary(self.runtime.as_deref())?;
         let mut config = Config::new(instance, endpoint, runtime);
         config.registries = self.registries()?;
+        config.images = self.images.policy()?;
         config.cgroup_parent = parent;
         Ok(config)
     }

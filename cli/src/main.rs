@@ -6,6 +6,7 @@ mod control;
 mod dev;
 mod image;
 mod inspect;
+mod keep;
 mod keys;
 mod logs;
 mod node;

@@ -6,7 +6,7 @@
 //!
 //! Images come and go as files as well: [`Store::load`] and [`Store::save`].
 //!
-//! Absent on purpose: building and pushing images, containers, and the policy of when to pull.
+//! Absent on purpose: building and pushing images, containers, and the policy of when to pull and when to collect.
 
 use std::sync::Arc;
 
@@ -34,7 +34,11 @@ pub use registry::{
 pub use save::{Format, Saving};
 pub use store::Store;
 pub use store::catalogue::{Details, DetailsLayer, Listed};
+pub use store::collect::{Collected, GcPolicy, GoneImage, Prune, Why};
+pub use store::fsck::{Damage, Done, FsckProgress, FsckReport};
+pub use store::lease::Lease;
 pub use store::load::{Load, Origin};
+pub use store::pull::PullBehaviour;
 pub use store::usage::Usage;
 pub use user::{User, resolve_user};
 
@@ -42,6 +46,13 @@ pub use user::{User, resolve_user};
 pub fn registry_of(reference: &str) -> Option<String> {
     let parsed = reference::Reference::parse(reference).ok();
     parsed.map(|parsed| parsed.registry)
+}
+
+/// A reference in the form in which the store records it and patterns match it: with its registry, and with a tag
+/// unless it has a digest. None if it is no reference.
+pub fn canonical_reference(reference: &str) -> Option<String> {
+    let parsed = reference::Reference::parse(reference).ok();
+    parsed.map(|parsed| parsed.to_string())
 }
 
 /// An image that is in the store, whole and verified.

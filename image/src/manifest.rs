@@ -180,6 +180,17 @@ pub(crate) fn parse_config(
             printable(&arch, 20)
         ));
     }
+    let diff_ids = diff_ids(&config, layers)?;
+    Ok((config, diff_ids))
+}
+
+/// The diff IDs alone, also of another host's image.
+pub(crate) fn parse_diff_ids(bytes: &[u8], layers: usize) -> Result<Vec<Digest>, String> {
+    let config = ImageConfiguration::from_reader(bytes);
+    diff_ids(&config.map_err(|e| e.to_string())?, layers)
+}
+
+fn diff_ids(config: &ImageConfiguration, layers: usize) -> Result<Vec<Digest>, String> {
     let diff_ids = config
         .rootfs()
         .diff_ids()
@@ -192,7 +203,7 @@ pub(crate) fn parse_config(
             diff_ids.len()
         ));
     }
-    Ok((config, diff_ids))
+    Ok(diff_ids)
 }
 
 #[cfg(test)]

@@ -18,7 +18,18 @@ const NAMES_AT_ONCE: usize = 1024;
 /// Removes `name` below `parent`, whatever it is; fine if it is gone. `parent` must be ours alone: entries named
 /// `.deep-N` appear in it for a while.
 pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+    remove_tree_slowly(parent, name, &mut || Ok(()))
+}
+
+/// [`remove_tree`] that asks `pace` before each name; its error ends the removal. Names that were moved up may be
+/// left then, in `parent`.
+pub(crate) fn remove_tree_slowly(
+    parent: BorrowedFd<'_>,
+    name: &CStr,
+    pace: &mut dyn FnMut() -> Result<()>,
+) -> Result<()> {
     let mut deep = Deep {
+        pace,
         parent,
         next: 0,
         moved: Vec::new(),
@@ -35,6 +46,7 @@ fn deep_name(number: u64) -> CString {
 }
 
 struct Deep<'a> {
+    pace: &'a mut dyn FnMut() -> Result<()>,
     parent: BorrowedFd<'a>,
     next: u64,
     /// Numbers of the names that were moved up: a container may have made very many.
@@ -43,6 +55,7 @@ struct Deep<'a> {
 
 impl Deep<'_> {
     fn remove(&mut self, dir: BorrowedFd<'_>, name: &CStr, depth: usize) -> Result<()> {
+        (self.pace)()?;
         match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
             // POSIX lets unlink of a directory say either.

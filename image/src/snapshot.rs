@@ -1,8 +1,8 @@
 //! A container's root filesystem: overlayfs over an image's layers, with an upper directory of its own.
 //!
 //! `roots/<id>/` holds what [`overlay`] wants (`l`, `upper`, `work`, `m`) and `image.json` (whose root this is). It
-//! appears whole, by rename. Absent on purpose: quotas, read-only roots (a mount attribute, the runtime's), and
-//! any record of who uses a root.
+//! appears whole, by rename. It is also the proof that its layers are in use: nothing collects what a root stands
+//! on. Absent on purpose: quotas, read-only roots (a mount attribute, the runtime's), and any record of who uses a root.
 
 use std::os::fd::OwnedFd;
 
@@ -69,6 +69,38 @@ pub(crate) fn owners(layout: &Layout) -> Result<Vec<(String, String)>, ImageErro
         Some((id, manifest))
     };
     Ok(ids.into_iter().filter_map(owner).collect())
+}
+
+/// What a root needs of the store.
+#[derive(Debug, Default)]
+pub(crate) struct StandsOn {
+    /// Digest of its image's manifest; None if its record is damaged.
+    pub(crate) manifest: Option<String>,
+    /// Paths of layers and seams.
+    pub(crate) layers: Vec<String>,
+}
+
+/// What the root `id` needs; nothing if it is gone.
+pub(crate) fn stands_on(layout: &Layout, id: &str) -> Result<StandsOn, ImageError> {
+    check_id(id)?;
+    let dir = format!("roots/{id}");
+    let mut found = StandsOn {
+        manifest: owner(layout, &dir).ok().flatten(),
+        layers: Vec::new(),
+    };
+    let links = format!("{dir}/l");
+    let names = match layout.list(&links) {
+        Err(_) if !layout.exists(&links) => return Ok(found),
+        names => names?,
+    };
+    for name in names {
+        let target = layout.link_target(&format!("{links}/{name}"))?;
+        let layer = target
+            .strip_prefix("../../../")
+            .and_then(|t| t.strip_suffix("/fs"));
+        found.layers.extend(layer.map(str::to_owned));
+    }
+    Ok(found)
 }
 
 /// An id is one path component and no option of ours.

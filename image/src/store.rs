@@ -1,14 +1,23 @@
 //! The image store of one instance: what is on disk, and the verbs on it.
 //!
-//! Absent on purpose: garbage collection (a later issue), and compressed blobs, which are not kept.
+//! Absent on purpose: when to collect what nobody needs (the agent's to say), and compressed blobs, which are not kept.
 
+pub(crate) mod caretaker;
 pub(crate) mod catalogue;
+pub(crate) mod census;
+pub(crate) mod collect;
+pub(crate) mod fsck;
+pub(crate) mod inventory;
 pub(crate) mod layers;
 pub(crate) mod layout;
+pub(crate) mod lease;
 pub(crate) mod load;
 pub(crate) mod pull;
 pub(crate) mod records;
+#[cfg(test)]
+mod replay;
 pub(crate) mod stack;
+mod upkeep;
 pub(crate) mod usage;
 
 use std::os::fd::OwnedFd;
@@ -21,12 +30,17 @@ use crate::error::ImageError;
 use crate::reference::Reference;
 use crate::registry::{Client, Registries};
 use crate::{Image, Progress, snapshot};
+use caretaker::Caretaker;
 use layout::Layout;
-use pull::{Flights, Pull};
+use lease::{Lease, Leases};
+use pull::{Flights, Pull, PullBehaviour};
 
 /// The image store of one instance.
 #[derive(Debug)]
 pub struct Store {
+    /// First, so that it has ended before the directory is anybody else's.
+    caretaker: Caretaker,
+    leases: Arc<Leases>,
     layout: Arc<Layout>,
     client: Client,
     flights: Flights,
@@ -46,10 +60,19 @@ impl Store {
         patience: Duration,
     ) -> Result<Store, ImageError> {
         let client = Client::new(registries)?;
-        let layout = Layout::open_within(dir, patience)?;
+        Store::over(Layout::open_within(dir, patience)?, client)
+    }
+
+    fn over(layout: Layout, client: Client) -> Result<Store, ImageError> {
         layers::drop_doubtful(&layout)?;
+        let (layout, leases) = (Arc::new(layout), Arc::<Leases>::default());
+        let caretaker = Caretaker::new(Arc::clone(&layout), Arc::clone(&leases));
+        // A crash may have left it work.
+        caretaker.wake();
         Ok(Store {
-            layout: Arc::new(layout),
+            caretaker,
+            leases,
+            layout,
             client,
             flights: Flights::default(),
         })
@@ -60,28 +83,53 @@ impl Store {
         Layout::is_locked(dir)
     }
 
-    /// Pulls (ECS's default: always asks the registry; falls back to the stored image if it cannot be reached).
-    /// A reference with a digest that is stored asks nobody. May be dropped at any await, and asked again.
+    /// [`Store::pull_held`] by ECS's default behaviour, for who takes care by other means that nothing collects the
+    /// image.
     pub async fn pull(
         &self,
         reference: &str,
         progress: impl Fn(Progress) + Send + Sync,
     ) -> Result<Image, ImageError> {
+        let pulled = self.pull_held(reference, PullBehaviour::Default, progress);
+        pulled.await.map(|(image, _)| image)
+    }
+
+    /// Pulls. A reference with a digest that is stored asks nobody, unless the behaviour is to ask always. May be dropped
+    /// at any await, and asked again. Nothing collects the image before the lease is dropped: keep it until what refers
+    /// to the image is on disk.
+    pub async fn pull_held(
+        &self,
+        reference: &str,
+        behaviour: PullBehaviour,
+        progress: impl Fn(Progress) + Send + Sync,
+    ) -> Result<(Image, Arc<Lease>), ImageError> {
+        let lease = Arc::new(self.leases.open());
         let pull = Pull {
             layout: &self.layout,
             client: &self.client,
             flights: &self.flights,
+            lease: &lease,
+            behaviour,
             asked: reference,
             reference: Reference::parse(reference)?,
             progress,
         };
-        pull.run().await
+        let image = {
+            let _work = self.leases.work();
+            pull.run().await?
+        };
+        if let Ok(manifest) = Digest::parse(&image.manifest_digest) {
+            records::use_now(&self.layout, &manifest);
+        }
+        self.caretaker.wake();
+        Ok((image, lease))
     }
 
     /// The stored image of a manifest digest, None unless it is whole. Its `reference` is the digest. Blocking.
     pub fn image(&self, manifest_digest: &str) -> Result<Option<Image>, ImageError> {
         let digest = Digest::parse(manifest_digest)
             .map_err(|cause| ImageError::new("read stored image", manifest_digest, cause))?;
+        // Who mounts it holds it anew; who only looks at it need not.
         records::image(&self.layout, &digest, manifest_digest)
     }
 
@@ -90,11 +138,21 @@ impl Store {
     ///
     /// The caller must not have two mounts of one id in use at once: overlayfs leaves that undefined.
     pub fn mount_root(&self, id: &str, image: &Image) -> Result<OwnedFd, ImageError> {
+        // Once the root is there it stands on them by itself.
+        let lease = self.leases.open();
+        let layers: Result<Vec<Digest>, _> =
+            image.layers.iter().map(|id| Digest::parse(id)).collect();
+        lease.hold_layers(&layers.unwrap_or_default());
         snapshot::mount(&self.layout, id, image)
     }
 
     /// Removes the upper directory of `id`; fine if it is gone. All mounts of it must be gone. Blocking.
     pub fn remove_root(&self, id: &str) -> Result<(), ImageError> {
+        let manifest = snapshot::stands_on(&self.layout, id).ok();
+        let manifest = manifest.and_then(|stands| Digest::parse(&stands.manifest?).ok());
+        if let Some(manifest) = manifest {
+            records::use_now(&self.layout, &manifest);
+        }
         snapshot::remove(&self.layout, id)
     }
 

@@ -21,7 +21,7 @@ const AT_ONCE: usize = 3;
 pub(crate) struct Turns(Mutex<HashMap<String, Weak<Semaphore>>>);
 
 impl Turns {
-    fn of(&self, image: &str) -> Arc<Semaphore> {
+    pub(crate) fn of(&self, image: &str) -> Arc<Semaphore> {
         // What is no reference fails before anything is asked for.
         let registry = longshore_image::registry_of(image).unwrap_or_default();
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -69,10 +69,12 @@ async fn pull(
     let _permit = turns.acquire().await.map_err(|e| refuse(&e))?;
     // Only a timestamp hangs on it: a full queue may lose it.
     drop(progress.try_send(Event::PullStarted(key.clone())));
-    host.images
-        .pull(&container.image, |_| ())
-        .await
-        .map_err(|e| refuse(&e))
+    let pulled = host
+        .images
+        .pull_held(&container.image, host.pull_behaviour, |_| ());
+    let (image, lease) = pulled.await.map_err(|e| refuse(&e))?;
+    host.fresh.keep(key, lease);
+    Ok(image)
 }
 
 fn stop_signal(image: &Image) -> i32 {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use longshore_engine::{Engine, NetworkMode, PortMapping, Protocol, Status, TaskSpec};
-use longshore_image::Registries;
+use longshore_image::{Prune, Registries};
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 
@@ -116,6 +116,8 @@ impl Ground {
             hierarchy: Hierarchy::of_host().unwrap(),
             cgroup_parent: self.cgroup.clone(),
             pulls: PullTurns::default(),
+            pull_behaviour: PullBehaviour::Default,
+            fresh: Fresh::default(),
             instance,
         };
         cgroups::prepare(&host).unwrap();
@@ -367,6 +369,43 @@ fn what_no_record_knows_is_removed_at_the_start() {
 
         let agent = ground.agent().await;
         assert_eq!(ground.traces(&agent.world).await, Vec::<String>::new());
+        agent.stop().await;
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_task_s_image_is_collected_only_when_the_task_is_gone() {
+    on_a_host(|ground| async move {
+        let mut agent = ground.agent().await;
+        let task = ground.task(1, "echo up; while :; do sleep 0.1; done");
+        agent.want("s", 1, vec![run(task.clone())]).await;
+        let notice = reaches(&mut agent, 1, Status::Running).await;
+        says(&agent.world, &notice, "up").await;
+        let digest = notice.report.containers[0].image_digest.clone().unwrap();
+        let collect = async |agent: &Agent<ThisHost>| {
+            let (host, board) = (Arc::clone(&agent.world), agent.board.clone());
+            let collected = tokio::task::spawn_blocking(move || {
+                host.fresh.review(&board);
+                let held = || crate::upkeep::held(&board);
+                host.images.prune(Prune::Unused, &[], &held, false).unwrap()
+            });
+            collected.await.unwrap()
+        };
+        assert_eq!(collect(&agent).await.in_use, 1);
+        // Also after the agent was away, by what its journal says.
+        let host = Arc::clone(&agent.world);
+        agent.stop().await;
+        drop(host);
+        let mut agent = ground.agent().await;
+        reaches(&mut agent, 1, Status::Running).await;
+        assert_eq!(collect(&agent).await.in_use, 1);
+        assert!(agent.world.images.image(&digest).unwrap().is_some());
+        agent.want("s", 2, vec![stop(task)]).await;
+        reaches(&mut agent, 1, Status::Stopped).await;
+        let collected = collect(&agent).await;
+        assert_eq!((collected.in_use, collected.images.len()), (0, 1));
+        assert!(agent.world.images.image(&digest).unwrap().is_none());
         agent.stop().await;
     });
 }

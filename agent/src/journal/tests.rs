@@ -37,6 +37,39 @@ fn batch_of(records: Vec<TaskRecord>) -> Batch {
 }
 
 #[test]
+fn what_tasks_hold_is_read_without_an_agent_and_a_bad_row_is_no_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.redb");
+    {
+        let (journal, _) = Journal::open(&path).unwrap();
+        let mut pulled = record(1);
+        pulled.containers[0].image = Some(ImageFacts {
+            digest: "sha256:aa".to_owned(),
+            stop_signal: 15,
+        });
+        let mut stopped = record(2);
+        stopped.phase = PhaseRecord::Stopped;
+        stopped.spec.containers[0].image = "not-held".to_owned();
+        journal.commit(&batch_of(vec![pulled, stopped])).unwrap();
+        assert!(held_images(&path).is_err(), "an agent has it open");
+    }
+    let held: Vec<String> = held_images(&path).unwrap().into_iter().collect();
+    assert_eq!(held, ["registry.example/site:1", "sha256:aa"]);
+    {
+        let database = Database::open(&path).unwrap();
+        let transaction = database.begin_write().unwrap();
+        let mut tasks = transaction.open_table(TASKS).unwrap();
+        tasks.insert("bad", b"{".as_slice()).unwrap();
+        drop(tasks);
+        transaction.commit().unwrap();
+    }
+    let error = crate::driver::chain(&held_images(&path).unwrap_err());
+    assert!(error.contains("row bad"), "{error}");
+    let (_, found) = Journal::open(&path).unwrap();
+    assert_eq!(found.set_aside, ["bad"], "looking has changed nothing");
+}
+
+#[test]
 fn what_is_committed_is_found_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("agent.redb");

@@ -159,6 +159,8 @@ impl Store {
     /// Gives the image that `name` names the name `tag`, which no other image has then. Blocking.
     pub fn tag(&self, name: &str, tag: &str) -> Result<Listed, ImageError> {
         let tag = parse_tag(tag)?;
+        // Nothing is collected between the look at the image and its new name's record.
+        let _collecting = self.leases.collect_next();
         let hit = self.find(name)?;
         let layout = &self.layout;
         if whole(layout, &hit.manifest).is_none() {

@@ -40,6 +40,24 @@ pub(crate) fn path(diff_id: &Digest) -> String {
     format!("layers/sha256/{}", diff_id.hex())
 }
 
+/// The chain IDs of these layers, from the bottom up (OCI image spec, "Layer ChainID").
+pub(crate) fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
+    let mut chain: Vec<Digest> = Vec::with_capacity(diff_ids.len());
+    for diff_id in diff_ids {
+        chain.push(match chain.last() {
+            None => diff_id.clone(),
+            Some(below) => Digest::of(format!("{below} {diff_id}").as_bytes()),
+        });
+    }
+    chain
+}
+
+/// Where the seams of these layers lie, if they have any. The lowest layer has nothing to be sewn to.
+pub(crate) fn chain_paths(diff_ids: &[Digest]) -> impl Iterator<Item = String> {
+    let chain = chain_ids(diff_ids).into_iter().skip(1);
+    chain.map(|id| format!("layers/chain/{}", id.hex()))
+}
+
 pub(crate) fn is_present(layout: &Layout, diff_id: &Digest) -> bool {
     is_whole(layout, &path(diff_id))
 }
@@ -58,7 +76,7 @@ pub(crate) fn publish(
 ) -> Result<(), ImageError> {
     let record = Record {
         version: VERSION,
-        boot: boot(),
+        boot: layout.boot.clone(),
         outline,
     };
     let bytes = serde_json::to_vec(&record).map_err(|e| layout.error("write", "layer.json", e))?;
@@ -67,16 +85,21 @@ pub(crate) fn publish(
         .publishing
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    // One whose record was set aside stands in the way of its successor.
+    // One whose record was set aside stands in the way of its successor, and a root may stand on it.
     if !is_whole(layout, path) {
-        layout.discard(path)?;
+        layout.put_aside(path)?;
     }
     ingest.publish(path)
 }
 
 /// The outline of a layer that is present; a record that cannot be read makes the layer absent.
 pub(crate) fn outline(layout: &Layout, diff_id: &Digest) -> Result<Outline, ImageError> {
-    let name = format!("{}/layer.json", path(diff_id));
+    outline_at(layout, &path(diff_id))
+}
+
+/// [`outline`] of the layer or seam at `path`.
+pub(crate) fn outline_at(layout: &Layout, path: &str) -> Result<Outline, ImageError> {
+    let name = format!("{path}/layer.json");
     let bytes = layout.read(&name, RECORD_MAX)?;
     let record = bytes.and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
     match record.filter(|r| r.version == VERSION) {
@@ -187,13 +210,19 @@ fn verified(
     Ok(unpacked.outline)
 }
 
-/// Marks layers and seams as safe from a power cut. Call after the store's file system was synced.
+/// Marks layers and seams as safe from a power cut. Call after the store's file system was synced. What is gone by now
+/// needs no mark.
 pub(crate) fn mark_synced(layout: &Layout, paths: &[String]) -> Result<(), ImageError> {
     for path in paths {
         let mark = format!("{path}/synced");
-        if !layout.exists(&mark) {
-            layout.touch(&mark)?;
-            layout.sync_directory(path)?;
+        if layout.exists(&mark) {
+            continue;
+        }
+        let marked = layout
+            .touch(&mark)
+            .and_then(|()| layout.sync_directory(path));
+        if marked.is_err() && layout.exists(path) {
+            return marked;
         }
     }
     Ok(())
@@ -201,23 +230,22 @@ pub(crate) fn mark_synced(layout: &Layout, paths: &[String]) -> Result<(), Image
 
 /// Removes layers and seams that an earlier boot made and never synced.
 pub(crate) fn drop_doubtful(layout: &Layout) -> Result<(), ImageError> {
-    let now = boot();
     for directory in ["layers/sha256", "layers/chain"] {
         for name in layout.list(directory)? {
             let path = format!("{directory}/{name}");
-            if is_doubtful(layout, &path, &now) {
+            if is_doubtful(layout, &path) {
                 tracing::info!(
                     layer = path,
                     "image store: removing a layer that was never synced"
                 );
-                layout.discard(&path)?;
+                layout.retire(&path)?;
             }
         }
     }
     Ok(())
 }
 
-fn is_doubtful(layout: &Layout, path: &str, now: &str) -> bool {
+fn is_doubtful(layout: &Layout, path: &str) -> bool {
     if layout.exists(&format!("{path}/synced")) {
         return false;
     }
@@ -226,13 +254,8 @@ fn is_doubtful(layout: &Layout, path: &str, now: &str) -> bool {
         .ok()
         .flatten();
     let record = record.and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
-    record.is_none_or(|r| r.boot != now || now.is_empty())
-}
-
-/// random(4), boot_id; empty if unknown, which trusts nothing that was not synced.
-fn boot() -> String {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    id.trim().to_owned()
+    // A boot that is unknown is trusted with nothing that was not synced.
+    record.is_none_or(|r| r.boot != layout.boot || layout.boot.is_empty())
 }
 
 #[cfg(test)]

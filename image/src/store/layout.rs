@@ -3,7 +3,10 @@
 //! ```text
 //! lock                         held while a store is open; two processes cannot share one
 //! ingest/<random>/             half-done things; emptied when the store opens
-//! layers/sha256/<diff id>/     fs/ (the tree), layer.json (its outline), synced (it survives a power cut)
+//! trash/<random>/              removed things on their way out, see `caretaker`
+//! aside/<boot id>.<random>/    damaged layers that were replaced while a root may stand on them
+//! layers/sha256/<diff id>/     fs/ (the tree), layer.json (its outline), synced (it survives a power cut),
+//!                              inventory.json (what `fsck` compares it with)
 //! layers/chain/<chain id>/     the same of a seam, see `stack`
 //! manifests/<digest>           verified bytes
 //! configs/<digest>             verified bytes
@@ -20,15 +23,15 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
 
 use crate::error::ImageError;
 use crate::remove::{names, remove_tree};
 
-const DIRECTORIES: [&str; 8] = [
+const DIRECTORIES: [&str; 10] = [
     "layers",
     "layers/sha256",
     "layers/chain",
@@ -36,6 +39,8 @@ const DIRECTORIES: [&str; 8] = [
     "configs",
     "refs",
     "ingest",
+    "trash",
+    "aside",
     "roots",
 ];
 
@@ -44,10 +49,22 @@ const DIRECTORIES: [&str; 8] = [
 pub(crate) struct Layout {
     root: OwnedFd,
     path: PathBuf,
+    /// Which boot of the host this is (random(4), boot_id); empty if unknown.
+    pub(crate) boot: String,
     _lock: OwnedFd,
     /// Held from the look at what a name holds to the rename onto it: whoever finds a broken tree there may
     /// remove it, and must not meet one that was published in between.
     pub(super) publishing: std::sync::Mutex<()>,
+}
+
+/// What statvfs(3) says of the store's file system, for us: what is reserved for root is neither used nor free.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Fullness {
+    pub(crate) bytes_used: u64,
+    pub(crate) bytes_free: u64,
+    /// Inodes. Both are 0 where the file system has no fixed number of them.
+    pub(crate) files_used: u64,
+    pub(crate) files_free: u64,
 }
 
 /// A directory of our own below `ingest`; gone when dropped, unless it was published.
@@ -80,6 +97,15 @@ impl Layout {
     /// Opens or makes the directory, takes its lock and removes what a crash left half-done. Waits so long for a process
     /// that has it.
     pub(crate) fn open_within(path: &Path, patience: Duration) -> Result<Layout, ImageError> {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Layout::open_in_boot(path, id.trim(), patience)
+    }
+
+    pub(crate) fn open_in_boot(
+        path: &Path,
+        boot: &str,
+        patience: Duration,
+    ) -> Result<Layout, ImageError> {
         let error = |cause: String| ImageError::new("open image store", path.display(), cause);
         let io = |call: &str, e: &dyn std::fmt::Display| error(format!("{call}: {e}"));
         let mut builder = std::fs::DirBuilder::new();
@@ -109,6 +135,7 @@ impl Layout {
         let layout = Layout {
             root,
             path: path.to_owned(),
+            boot: boot.to_owned(),
             _lock: lock,
             publishing: std::sync::Mutex::new(()),
         };
@@ -173,11 +200,39 @@ impl Layout {
         let temporary = format!("ingest/{}", super::random_name());
         let to = format!("{directory}/{name}");
         let error = |e: std::io::Error| self.error("write", &to, e);
+        self.step("create");
         let file = rustix::fs::openat(&self.root, &temporary, CREATE, Mode::RUSR | Mode::WUSR);
         let mut file = File::from(file.map_err(|e| error(e.into()))?);
         file.write_all(bytes)
             .and_then(|()| file.sync_all())
             .map_err(error)?;
+        self.step("rename a file");
+        rustix::fs::renameat(&self.root, &temporary, &self.root, &to)
+            .map_err(|e| error(e.into()))?;
+        self.step("sync its directory");
+        self.sync_directory(directory)
+    }
+
+    /// Writes a file of a layer that is there already, as [`Layout::write`] does. Only one may write it at a time.
+    pub(crate) fn write_beside(
+        &self,
+        directory: &str,
+        name: &str,
+        bytes: &[u8],
+    ) -> Result<(), ImageError> {
+        let (temporary, to) = (
+            format!("{directory}/.{name}"),
+            format!("{directory}/{name}"),
+        );
+        let error = |e: std::io::Error| self.error("write", &to, e);
+        let flags = CREATE.difference(OFlags::EXCL).union(OFlags::TRUNC);
+        self.step("write beside");
+        let file = rustix::fs::openat(&self.root, &temporary, flags, Mode::RUSR | Mode::WUSR);
+        let mut file = File::from(file.map_err(|e| error(e.into()))?);
+        file.write_all(bytes)
+            .and_then(|()| file.sync_all())
+            .map_err(error)?;
+        self.step("rename beside");
         rustix::fs::renameat(&self.root, &temporary, &self.root, &to)
             .map_err(|e| error(e.into()))?;
         self.sync_directory(directory)
@@ -190,11 +245,13 @@ impl Layout {
 
     /// All that was written to the store's file system so far is on disk afterwards.
     pub(crate) fn sync_all(&self) -> Result<(), ImageError> {
+        self.step("syncfs");
         rustix::fs::syncfs(&self.root).map_err(|e| self.error("syncfs", "", e))
     }
 
     /// An empty mark.
     pub(crate) fn touch(&self, name: &str) -> Result<(), ImageError> {
+        self.step("mark");
         match rustix::fs::openat(&self.root, name, CREATE, Mode::RUSR | Mode::WUSR) {
             Ok(_) | Err(Errno::EXIST) => Ok(()),
             Err(e) => Err(self.error("create", name, e)),
@@ -204,6 +261,7 @@ impl Layout {
     /// Sets a bad record aside, so that it is neither read again nor lost to whoever wants to know why.
     pub(crate) fn quarantine(&self, name: &str, why: &str) {
         let aside = format!("{name}.bad");
+        self.step("set a record aside");
         let moved = rustix::fs::renameat(&self.root, name, &self.root, &aside);
         tracing::warn!(
             record = name,
@@ -216,6 +274,7 @@ impl Layout {
     /// A fresh directory for half-done things.
     pub(crate) fn ingest(&self) -> Result<Ingest<'_>, ImageError> {
         let name = format!("ingest/{}", super::random_name());
+        self.step("mkdir");
         rustix::fs::mkdirat(&self.root, &name, Mode::RWXU)
             .map_err(|e| self.error("mkdir", &name, e))?;
         let fd = self.directory(&name)?;
@@ -261,13 +320,95 @@ impl Layout {
     /// Takes a directory out of sight at once, then removes it. Fine if it is gone.
     pub(crate) fn discard(&self, name: &str) -> Result<(), ImageError> {
         let aside = super::random_name();
+        self.step("rename away");
         match rustix::fs::renameat(&self.root, name, &self.root, format!("ingest/{aside}")) {
             Err(Errno::NOENT) => return Ok(()),
             other => other.map_err(|e| self.error("rename", name, e))?,
         }
+        self.step("remove a tree");
         let ingest = self.directory("ingest")?;
         let aside = CString::new(aside).unwrap_or_default();
         remove_tree(ingest.as_fd(), &aside).map_err(|e| self.error("remove", name, e))
+    }
+
+    /// Takes a file or directory out of sight at once; the caretaker removes it when there is time. False if it was
+    /// gone already.
+    pub(crate) fn retire(&self, name: &str) -> Result<bool, ImageError> {
+        self.move_to(name, &format!("trash/{}", super::random_name()))
+    }
+
+    /// [`Layout::retire`] for a tree that running containers may stand on: it stays until they cannot any more.
+    pub(crate) fn put_aside(&self, name: &str) -> Result<bool, ImageError> {
+        let to = format!("aside/{}.{}", self.boot, super::random_name());
+        self.move_to(name, &to)
+    }
+
+    fn move_to(&self, name: &str, to: &str) -> Result<bool, ImageError> {
+        self.step("rename out of sight");
+        match rustix::fs::renameat(&self.root, name, &self.root, to) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(e) => Err(self.error("rename", name, e)),
+        }
+    }
+
+    /// Removes a file; fine if it is gone.
+    pub(crate) fn unlink(&self, name: &str) -> Result<(), ImageError> {
+        self.step("unlink");
+        match rustix::fs::unlinkat(&self.root, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(self.error("unlink", name, e)),
+        }
+    }
+
+    /// What a symbolic link of ours says.
+    pub(crate) fn link_target(&self, name: &str) -> Result<String, ImageError> {
+        let target = rustix::fs::readlinkat(&self.root, name, Vec::new())
+            .map_err(|e| self.error("readlink", name, e))?;
+        let text = target.into_string();
+        text.map_err(|_| self.error("readlink", name, "it is none of ours"))
+    }
+
+    /// When something was last changed; None if it is gone.
+    pub(crate) fn changed(&self, name: &str) -> Option<SystemTime> {
+        let stat = rustix::fs::statat(&self.root, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
+        UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+    }
+
+    /// Sets that time to now. Not synced: an older time after a power cut only makes a thing look older.
+    pub(crate) fn change_now(&self, name: &str) -> Result<(), ImageError> {
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_NOW,
+        };
+        let times = Timestamps {
+            last_access: now,
+            last_modification: now,
+        };
+        match rustix::fs::utimensat(&self.root, name, &times, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(self.error("utimensat", name, e)),
+        }
+    }
+
+    /// How full the store's file system is.
+    pub(crate) fn fullness(&self) -> Result<Fullness, ImageError> {
+        let s = rustix::fs::fstatvfs(&self.root).map_err(|e| self.error("statvfs", "", e))?;
+        let unit = s.f_frsize.max(1);
+        Ok(Fullness {
+            bytes_used: s.f_blocks.saturating_sub(s.f_bfree).saturating_mul(unit),
+            bytes_free: s.f_bavail.saturating_mul(unit),
+            files_used: s.f_files.saturating_sub(s.f_ffree),
+            files_free: s.f_favail,
+        })
+    }
+
+    /// Where tests look at the store, or let it die: before each change that others could see half-done.
+    pub(crate) fn step(&self, what: &'static str) {
+        #[cfg(test)]
+        super::replay::at(&self.path, what);
+        let _ = what;
     }
 
     fn empty(&self, directory: &str) -> Result<(), ImageError> {
@@ -333,6 +474,7 @@ impl Ingest<'_> {
     /// Gives it its final name. If that name is taken, what is there is as good: it is named by its content.
     pub(crate) fn publish(self, to: &str) -> Result<(), ImageError> {
         let root = &self.layout.root;
+        self.layout.step("publish");
         match rustix::fs::renameat(root, &self.name, root, to) {
             Ok(()) | Err(Errno::EXIST | Errno::NOTEMPTY) => Ok(()),
             Err(e) => Err(self.layout.error("rename", to, e)),

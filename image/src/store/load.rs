@@ -72,6 +72,8 @@ impl Store {
     ) -> Result<Vec<Image>, ImageError> {
         let subject = origin.to_string();
         let refuse = |cause: String| ImageError::new(STEP, &subject, cause);
+        // Nothing is collected before the references are recorded.
+        let _collecting = self.leases.collect_next();
         let tag = wanted.tag.as_deref().map(parse_tag).transpose()?;
         let layout = &self.layout;
         if wanted.rootfs {

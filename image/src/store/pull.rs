@@ -1,8 +1,7 @@
 //! Pulling: from a reference to an image that is on disk, whole and verified.
 //!
-//! ECS's default behaviour: the registry is asked each time, and only if it cannot be reached does what is
-//! stored under the same reference serve. A reference with a digest cannot change and asks nobody once it is
-//! stored.
+//! When the registry is asked is [`PullBehaviour`]'s word. A reference with a digest cannot change and asks nobody
+//! once it is stored, unless the behaviour is to ask always.
 //!
 //! Dropping the future at any point leaves whole layers (which are right by their name) and nothing else.
 
@@ -15,6 +14,7 @@ use tokio::task::spawn_blocking;
 
 use super::layers::{self, Missed};
 use super::layout::Layout;
+use super::lease::Lease;
 use super::records::{self, Pulled};
 use super::stack;
 use crate::digest::Digest;
@@ -33,6 +33,46 @@ use crate::{Image, ImageConfiguration, LayerProgress, Progress};
 const AT_ONCE: usize = 2;
 /// Progress is told at most once per so many bytes.
 const PROGRESS_STEP: u64 = 1024 * 1024;
+
+/// When a registry is asked, as ECS has it (`ECS_IMAGE_PULL_BEHAVIOR`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PullBehaviour {
+    /// Each time; if the registry cannot be reached, the stored image serves. A refusal (no such image, no such
+    /// login) is an error all the same.
+    #[default]
+    Default,
+    /// Each time; if the registry cannot be reached, the pull fails.
+    Always,
+    /// Only if the store has no image under the reference. It may be collected, and is pulled again then.
+    Once,
+    /// As `Once`; whoever chooses it also wants that nothing is collected.
+    PreferCached,
+}
+
+impl std::str::FromStr for PullBehaviour {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<PullBehaviour, String> {
+        match text {
+            "default" => Ok(PullBehaviour::Default),
+            "always" => Ok(PullBehaviour::Always),
+            "once" => Ok(PullBehaviour::Once),
+            "prefer-cached" => Ok(PullBehaviour::PreferCached),
+            _ => Err("it is one of default, always, once, prefer-cached".to_owned()),
+        }
+    }
+}
+
+impl std::fmt::Display for PullBehaviour {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            PullBehaviour::Default => "default",
+            PullBehaviour::Always => "always",
+            PullBehaviour::Once => "once",
+            PullBehaviour::PreferCached => "prefer-cached",
+        })
+    }
+}
 
 /// Whoever holds it downloads; the others wait and then find the layer there.
 type Flight = tokio::sync::Mutex<()>;
@@ -72,6 +112,9 @@ pub(crate) struct Pull<'a, P> {
     pub(crate) layout: &'a Arc<Layout>,
     pub(crate) client: &'a Client,
     pub(crate) flights: &'a Flights,
+    /// Holds all that this pull finds or makes, each before it is looked for.
+    pub(crate) lease: &'a Arc<Lease>,
+    pub(crate) behaviour: PullBehaviour,
     pub(crate) asked: &'a str,
     pub(crate) reference: Reference,
     pub(crate) progress: P,
@@ -79,14 +122,18 @@ pub(crate) struct Pull<'a, P> {
 
 impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
     pub(crate) async fn run(&self) -> Result<Image, ImageError> {
-        if self.reference.digest.is_some()
-            && let Some((_, image)) = self.stored().await?
-        {
+        let content_if_stored = match self.behaviour {
+            PullBehaviour::Default => self.reference.digest.is_some(),
+            PullBehaviour::Always => false,
+            PullBehaviour::Once | PullBehaviour::PreferCached => true,
+        };
+        if content_if_stored && let Some((_, image)) = self.stored().await? {
             return Ok(image);
         }
         match self.ask_registry().await {
             Ok(image) => Ok(image),
             Err(Fault::Refused(error)) => Err(error),
+            Err(Fault::Unreachable(error)) if self.behaviour == PullBehaviour::Always => Err(error),
             Err(Fault::Unreachable(error)) => match self.stored().await? {
                 Some((_, image)) => {
                     tracing::warn!(%error, digest = image.manifest_digest, "using the stored image");
@@ -100,18 +147,20 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
     /// The image that the reference named last, if it is whole, and what the registry called it.
     async fn stored(&self) -> Result<Option<(Option<String>, Image)>, ImageError> {
         let (layout, reference) = (Arc::clone(self.layout), self.reference.clone());
-        let asked = self.asked.to_owned();
+        let (asked, lease) = (self.asked.to_owned(), Arc::clone(self.lease));
         blocking(move || {
+            lease.hold([records::path(&reference)]);
             if let Some(pulled) = records::pulled(&layout, &reference)? {
                 let manifest = Digest::parse(&pulled.manifest)
                     .map_err(|cause| ImageError::new("read stored image", &reference, cause))?;
-                let image = records::image(&layout, &manifest, &asked)?;
+                let image = records::held_image(&layout, &lease, &manifest, &asked)?;
                 return Ok(image.map(|image| (Some(pulled.top), image)));
             }
             // The same content may be here under a tag.
             match &reference.digest {
                 Some(digest) => {
-                    Ok(records::image(&layout, digest, &asked)?.map(|image| (None, image)))
+                    let image = records::held_image(&layout, &lease, digest, &asked)?;
+                    Ok(image.map(|image| (None, image)))
                 }
                 None => Ok(None),
             }
@@ -127,6 +176,7 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
             }
         }
         let resolved = self.resolve().await?;
+        self.hold(&resolved).await?;
         self.fetch_layers(&resolved.layers).await?;
         Ok(self.commit(resolved).await?)
     }
@@ -169,9 +219,27 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
         })
     }
 
+    /// Before anything of it is looked for: what is here already must still be here when the record is written.
+    async fn hold(&self, image: &Resolved) -> Result<(), ImageError> {
+        let lease = Arc::clone(self.lease);
+        let manifest = format!("manifests/{}", image.manifest_digest.hex());
+        let diff_ids: Vec<Digest> = image.layers.iter().map(|(_, id)| id.clone()).collect();
+        blocking(move || {
+            lease.hold([manifest]);
+            lease.hold_layers(&diff_ids);
+            Ok(())
+        })
+        .await
+    }
+
     async fn config_bytes(&self, manifest: &Manifest) -> Result<Vec<u8>, Fault> {
         let (layout, digest) = (Arc::clone(self.layout), manifest.config.digest.clone());
-        match blocking(move || records::content(&layout, "configs", &digest)).await? {
+        let lease = Arc::clone(self.lease);
+        let stored = move || {
+            lease.hold([format!("configs/{}", digest.hex())]);
+            records::content(&layout, "configs", &digest)
+        };
+        match blocking(stored).await? {
             Some(bytes) => Ok(bytes),
             None => {
                 self.client

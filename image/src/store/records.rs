@@ -1,10 +1,14 @@
 //! What the store remembers of images: references, manifests and configurations.
 //!
-//! A reference's record is written last, when all it leads to is on disk.
+//! A reference's record is written last, when all it leads to is on disk. When an image was last used is the time
+//! of its manifest's file: durable without a record of its own, and written at most once an hour.
+
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use super::layout::Layout;
+use super::lease::Lease;
 use super::stack;
 use crate::Image;
 use crate::digest::Digest;
@@ -14,6 +18,8 @@ use crate::reference::Reference;
 
 const VERSION: u32 = 1;
 const RECORD_MAX: u64 = 64 * 1024;
+/// How exact the time of the last use is.
+const USE_STEP: Duration = Duration::from_secs(60 * 60);
 
 /// What a reference named when it was last pulled.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,6 +42,12 @@ impl Pulled {
         }
     }
 
+    /// Where its manifest is, below the store.
+    pub(crate) fn manifest_path(&self) -> String {
+        let hex = self.manifest.rsplit(':').next().unwrap_or_default();
+        format!("manifests/{}", hex.replace('/', "."))
+    }
+
     /// In canonical form.
     pub(crate) fn reference(&self) -> &str {
         &self.reference
@@ -52,10 +64,10 @@ pub(crate) fn all(layout: &Layout) -> Result<Vec<Pulled>, ImageError> {
         };
         let record: Option<Pulled> = serde_json::from_slice(&bytes).ok();
         let is_own = |record: &Pulled| {
-            let reference = Reference::parse(&record.reference);
             record.version == VERSION
                 && Digest::parse(&record.manifest).is_ok()
-                && reference.is_ok_and(|reference| file_name(&reference) == name)
+                && Reference::parse(&record.reference).is_ok()
+                && file_name(&record.reference) == name
         };
         found.extend(record.filter(is_own));
     }
@@ -64,7 +76,7 @@ pub(crate) fn all(layout: &Layout) -> Result<Vec<Pulled>, ImageError> {
 
 /// When a reference was recorded last, as RFC 3339 has it.
 pub(crate) fn recorded_at(layout: &Layout, pulled: &Pulled) -> Option<String> {
-    let name = file_name(&Reference::parse(&pulled.reference).ok()?);
+    let name = file_name(&pulled.reference);
     let seconds = layout.modified(&format!("refs/{name}"))?;
     let time = jiff::Timestamp::from_second(seconds).ok()?;
     Some(time.to_string())
@@ -72,7 +84,7 @@ pub(crate) fn recorded_at(layout: &Layout, pulled: &Pulled) -> Option<String> {
 
 /// Removes a reference's record; fine if there is none.
 pub(crate) fn forget(layout: &Layout, reference: &Reference) -> Result<(), ImageError> {
-    layout.remove_file("refs", &file_name(reference))
+    layout.remove_file("refs", &file_name(&reference.to_string()))
 }
 
 /// A stored manifest and the bytes of its configuration; None unless both are there.
@@ -96,16 +108,27 @@ pub(crate) fn diff_ids(manifest: &Manifest, config: &[u8]) -> Result<Vec<Digest>
 
 /// The record of a reference. A bad one is set aside and counts as none.
 pub(crate) fn pulled(layout: &Layout, reference: &Reference) -> Result<Option<Pulled>, ImageError> {
-    let name = format!("refs/{}", file_name(reference));
-    let Some(bytes) = layout.read(&name, RECORD_MAX)? else {
+    let record = pulled_in(layout, &path(reference))?;
+    Ok(record.filter(|r| r.reference == reference.to_string()))
+}
+
+/// The record in the file of that path. A bad one is set aside and counts as none.
+pub(crate) fn pulled_in(layout: &Layout, name: &str) -> Result<Option<Pulled>, ImageError> {
+    let Some(bytes) = layout.read(name, RECORD_MAX)? else {
         return Ok(None);
     };
     let record: Option<Pulled> = serde_json::from_slice(&bytes).ok();
-    let record = record.filter(|r| r.version == VERSION && r.reference == reference.to_string());
+    let of_its_name = |r: &Pulled| name == format!("refs/{}", file_name(&r.reference));
+    let record = record.filter(|r| r.version == VERSION && of_its_name(r));
     if record.is_none() {
-        layout.quarantine(&name, "not a record of this reference");
+        layout.quarantine(name, "not a record of this reference");
     }
     Ok(record)
+}
+
+/// Where a reference's record is, below the store.
+pub(crate) fn path(reference: &Reference) -> String {
+    format!("refs/{}", file_name(&reference.to_string()))
 }
 
 /// Records a reference. All it leads to must be on disk.
@@ -115,15 +138,28 @@ pub(crate) fn record(
     pulled: &Pulled,
 ) -> Result<(), ImageError> {
     let bytes = serde_json::to_vec(pulled).map_err(|e| layout.error("write", "refs", e))?;
-    layout.write("refs", &file_name(reference), &bytes)
+    layout.write("refs", &file_name(&reference.to_string()), &bytes)
 }
 
 /// References hold slashes and may be longer than a file's name.
-fn file_name(reference: &Reference) -> String {
-    format!(
-        "{}.json",
-        Digest::of(reference.to_string().as_bytes()).hex()
-    )
+fn file_name(reference: &str) -> String {
+    format!("{}.json", Digest::of(reference.as_bytes()).hex())
+}
+
+/// When the image of a manifest was last used, to the hour.
+pub(crate) fn last_used(layout: &Layout, manifest: &Digest) -> SystemTime {
+    let changed = layout.changed(&format!("manifests/{}", manifest.hex()));
+    changed.unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// Says that the image of a manifest is used now. What goes wrong only makes it look older than it is.
+pub(crate) fn use_now(layout: &Layout, manifest: &Digest) {
+    let known = last_used(layout, manifest);
+    // An error is a time in the future: the clock was set back.
+    let is_recent = known.elapsed().is_ok_and(|since| since < USE_STEP);
+    if !is_recent && let Err(error) = layout.change_now(&format!("manifests/{}", manifest.hex())) {
+        tracing::debug!(%error, "image store: the time of an image's use is not recorded");
+    }
 }
 
 /// Bytes that are stored under their digest in `directory`. Damaged ones are set aside and count as none.
@@ -143,15 +179,37 @@ pub(crate) fn content(
     Ok(Some(bytes))
 }
 
-/// The image of a manifest, if it is whole.
+/// The image of a manifest, if it is whole; for who only looks at it.
 pub(crate) fn image(
     layout: &Layout,
     digest: &Digest,
     reference: &str,
 ) -> Result<Option<Image>, ImageError> {
+    image_if_whole(layout, None, digest, reference)
+}
+
+/// The image of a manifest, if it is whole. `lease` holds all of it afterwards.
+pub(crate) fn held_image(
+    layout: &Layout,
+    lease: &Lease,
+    digest: &Digest,
+    reference: &str,
+) -> Result<Option<Image>, ImageError> {
+    image_if_whole(layout, Some(lease), digest, reference)
+}
+
+fn image_if_whole(
+    layout: &Layout,
+    lease: Option<&Lease>,
+    digest: &Digest,
+    reference: &str,
+) -> Result<Option<Image>, ImageError> {
+    let hold = |name: String| lease.map_or((), |lease| lease.hold([name]));
+    hold(format!("manifests/{}", digest.hex()));
     let Some(manifest) = stored_manifest(layout, digest)? else {
         return Ok(None);
     };
+    hold(format!("configs/{}", manifest.config.digest.hex()));
     let Some(config) = content(layout, "configs", &manifest.config.digest)? else {
         return Ok(None);
     };
@@ -162,6 +220,9 @@ pub(crate) fn image(
     );
     let (config, diff_ids) =
         parsed.map_err(|cause| ImageError::new("read stored image", digest, cause))?;
+    if let Some(lease) = lease {
+        lease.hold_layers(&diff_ids);
+    }
     if !stack::is_whole(layout, &diff_ids)? {
         return Ok(None);
     }

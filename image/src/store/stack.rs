@@ -100,15 +100,10 @@ pub(crate) fn link(ingest: &Ingest<'_>, floors: &[Floor]) -> Result<(), ImageErr
 }
 
 fn place(layout: &Layout, diff_ids: &[Digest]) -> Result<Vec<Placed>, ImageError> {
-    let mut chain: Option<Digest> = None;
     let mut placed = Vec::new();
-    for diff_id in diff_ids {
+    for (diff_id, own) in diff_ids.iter().zip(layers::chain_ids(diff_ids)) {
         let outline = layers::outline(layout, diff_id)?;
-        let above_others = chain.is_some() && !outline.opaque_root;
-        let own = match &chain {
-            None => diff_id.clone(),
-            Some(below) => Digest::of(format!("{below} {diff_id}").as_bytes()),
-        };
+        let above_others = !placed.is_empty() && !outline.opaque_root;
         placed.push(Placed {
             floor: Floor {
                 path: format!("{}/fs", layers::path(diff_id)),
@@ -119,7 +114,6 @@ fn place(layout: &Layout, diff_ids: &[Digest]) -> Result<Vec<Placed>, ImageError
                 .then(|| format!("layers/chain/{}", own.hex())),
             outline,
         });
-        chain = Some(own);
     }
     Ok(placed)
 }
