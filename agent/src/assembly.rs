@@ -60,6 +60,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
         instance: config.instance.clone(),
         tasks_cgroup: effects::tasks_cgroup(&cgroup_parent(&config)),
         images: Arc::default(),
+        rules: config.images.rules(),
     };
     let (socket, _lock) = match join::first(&config, &sources, lock, shutdown.clone()).await? {
         Some(joined) => joined,

@@ -34,7 +34,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use longshore_image::Store;
+use longshore_image::{GcPolicy, Store};
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
@@ -60,6 +60,8 @@ pub(crate) struct Sources {
     pub(crate) tasks_cgroup: String,
     /// Once the host is set up.
     pub(crate) images: Arc<OnceLock<Arc<Store>>>,
+    /// Of the agent's own collections.
+    pub(crate) rules: GcPolicy,
 }
 
 /// Binds the socket, 0600. A socket that nobody answers on is left over and replaced.

@@ -35,7 +35,7 @@ pub struct ImagePolicy {
 
 impl ImagePolicy {
     /// Its rules for collections, with what is fetched ahead protected.
-    fn rules(&self) -> GcPolicy {
+    pub(crate) fn rules(&self) -> GcPolicy {
         let mut rules = self.gc.clone();
         let ahead = self
             .prefetch

@@ -11,11 +11,15 @@
 //! | POST `/v1/images/load?path=&tag=&only=&rootfs=` | the same; without `path` the archive is the body |
 //! | POST `/v1/images/tag?image=&tag=` | the name |
 //! | DELETE `/v1/images?image=` | the name that is gone |
+//! | POST `/v1/images/prune?all=&dry-run=` | what was removed, or would be |
+//! | POST `/v1/images/gc?dry-run=&high=&low=&max-age=&min-age=` | the same by the agent's rules, but for what is said |
+//! | POST `/v1/images/fsck?repair=` | what is damaged |
 //!
 //! What is not GET is for root, and for whom the agent runs as. An error has status 400 where nothing was begun.
 
 mod bodies;
 mod progress;
+mod upkeep;
 
 use std::sync::Arc;
 
@@ -84,12 +88,28 @@ pub(super) async fn answer(
             let (name, tag) = (needed(&query, "image")?, needed(&query, "tag")?);
             told(on_store(move || store.tag(&name, &tag)).await?)
         }
+        ("POST", "/prune") => {
+            query.only(&["all", "dry-run"])?;
+            upkeep::prune(store, &sources.board, &sources.rules, &query).await
+        }
+        ("POST", "/gc") => {
+            query.only(&["dry-run", "high", "low", "max-age", "min-age"])?;
+            upkeep::gc(store, &sources.board, &sources.rules, &query).await
+        }
+        ("POST", "/fsck") => {
+            query.only(&["repair"])?;
+            upkeep::fsck(store, &query).await
+        }
         ("DELETE", "") => {
             query.only(&["image"])?;
             let (name, board) = (needed(&query, "image")?, sources.board.clone());
             told(on_store(move || remove(&store, &board, &name)).await?)
         }
-        (_, "" | "/inspect" | "/df" | "/archive" | "/pull" | "/load" | "/tag") => {
+        (
+            _,
+            "" | "/inspect" | "/df" | "/archive" | "/pull" | "/load" | "/tag" | "/prune" | "/gc"
+            | "/fsck",
+        ) => {
             let message = format!("{verb} is not asked for so; see longshore image --help");
             Err(Refusal(StatusCode::METHOD_NOT_ALLOWED, message))
         }

@@ -35,6 +35,7 @@ impl Served {
             board: Board::default(),
             tasks_cgroup: "longshore-no-such-group".to_owned(),
             images: Arc::default(),
+            rules: Default::default(),
             instance,
         };
         let listener = bind(&sources.instance.agent_socket()).unwrap();

@@ -2,7 +2,9 @@
 //! it where none runs (`reach`); what it prints is the same.
 
 mod bars;
+mod collect;
 mod df;
+mod fsck;
 mod inspect;
 mod load;
 mod ls;
@@ -41,6 +43,9 @@ pub(crate) enum Image {
     Tag(names::Tag),
     Rm(names::Rm),
     Df(df::Df),
+    Prune(collect::Prune),
+    Gc(collect::Gc),
+    Fsck(fsck::Fsck),
 }
 
 impl Image {
@@ -54,6 +59,9 @@ impl Image {
             Image::Tag(verb) => verb.run(),
             Image::Rm(verb) => verb.run(),
             Image::Df(verb) => verb.run(),
+            Image::Prune(verb) => verb.run(),
+            Image::Gc(verb) => verb.run(),
+            Image::Fsck(verb) => verb.run(),
         }
     }
 }
