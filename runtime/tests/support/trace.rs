@@ -38,8 +38,6 @@ pub(crate) struct Traced {
 #[derive(Default)]
 struct Tracee {
     born: usize,
-    /// Between the entry and the exit of a call.
-    inside: bool,
 }
 
 /// What a test does when a process enters a system call, or before it comes back from it.
@@ -171,16 +169,16 @@ impl Trace<'_> {
             calls.push(0);
             Tracee {
                 born: calls.len() - 1,
-                inside: false,
             }
         })
     }
 
     fn call(&mut self, pid: Pid) {
         let began = self.began;
-        let tracee = self.tracee(pid);
-        tracee.inside = !tracee.inside;
-        let (born, inside) = (tracee.born, tracee.inside);
+        let born = self.tracee(pid).born;
+        // By the kernel's word: who counts entries and exits may have begun in the midst of a call. It may be dead by now.
+        let inside =
+            ptrace::syscall_info(pid).is_ok_and(|info| info.op == libc::PTRACE_SYSCALL_INFO_ENTRY);
         if let Some(on_call) = self.on_call.as_mut().filter(|_| began) {
             on_call(pid, if inside { Side::Entry } else { Side::Exit });
         }
