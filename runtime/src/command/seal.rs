@@ -1,4 +1,4 @@
-//! The sealed program: this binary, executed again from where nobody can write to it (CVE-2019-5736).
+//! The sealed program: this binary, from where nobody can write to it (CVE-2019-5736).
 //!
 //! A container's program can reach the file that init was, through /proc/PID/exe or `#!/proc/self/exe`. So the
 //! commands that make a process inside a container first execute a clone of their own file: a read-only

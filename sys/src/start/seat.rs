@@ -2,7 +2,7 @@
 //!
 //! What execve(2) would do anew is done to the process as it is: each segment of the program is mapped once more from the
 //! other file, which has the same content, and the kernel is told that this one is the program now (PR_SET_MM_MAP of
-//! prctl(2), which refuses while anything is still mapped from the old one). It takes a tenth of the time.
+//! prctl(2), which refuses while anything is still mapped from the old one).
 //!
 //! For programs that were linked statically to a fixed address, before their first instruction but ours. Whatever is
 //! refused changes nothing that matters: the content is the same, and whoever asked executes the other file.
