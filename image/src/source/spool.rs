@@ -15,13 +15,16 @@ use crate::unpack::decoder::decoder;
 pub(crate) struct Room {
     /// Bytes, once decompressed.
     pub(crate) bytes: u64,
-    /// Of a thousand parts of the store's disk, how many must stay free.
+    /// What it leaves free on the store's disk, in bytes...
+    pub(crate) free: u64,
+    /// ...and of a disk so small that this is more, how many of its thousand parts.
     pub(crate) free_per_mille: u64,
 }
 
 impl Room {
     pub(crate) const ARCHIVE: Room = Room {
         bytes: 256 * 1024 * 1024 * 1024,
+        free: 1024 * 1024 * 1024,
         free_per_mille: 50,
     };
 }
@@ -58,7 +61,7 @@ pub(crate) fn spool(layout: &Layout, source: impl Read, room: Room) -> Result<Fi
 
 fn leave_free(layout: &Layout, room: Room) -> Result<(), String> {
     let (free, all) = layout.room().map_err(|e| e.to_string())?;
-    let least = all / 1000 * room.free_per_mille;
+    let least = room.free.min(all / 1000 * room.free_per_mille);
     match free >= least {
         true => Ok(()),
         false => Err(format!(
@@ -86,7 +89,8 @@ mod tests {
 
     const SMALL: Room = Room {
         bytes: 1 << 20,
-        free_per_mille: 0,
+        free: 0,
+        free_per_mille: 1000,
     };
 
     #[test]
@@ -103,10 +107,14 @@ mod tests {
     #[test]
     fn a_disk_that_is_nearly_full_takes_no_copy() {
         let full = Room {
+            free: u64::MAX,
             free_per_mille: 1001,
             ..SMALL
         };
         let error = spooled(&b"x"[..], full).unwrap_err();
         assert!(error.contains("must leave"), "{error}");
+        // A large disk that is used to more than its share has room for a small archive all the same.
+        let large = Room { free: 1, ..full };
+        assert_eq!(spooled(&b"x"[..], large), Ok(1));
     }
 }
