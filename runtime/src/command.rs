@@ -96,7 +96,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Err(misuse) => return refuse(&misuse, ""),
     };
     let Some(name) = arguments.next() else {
-        return refuse("no command given", "");
+        return print(&help());
     };
     let name = name.to_string_lossy();
     match name.as_ref() {

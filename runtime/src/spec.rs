@@ -5,21 +5,26 @@
 //! of the wrong type is an error that names its place (`linux.namespaces[2].type`). A capability that nobody
 //! knows is left out with a warning: the one case where the OCI text wants a value ignored.
 //!
-//! Deliberately absent: defaults, and everything that depends on the host; see [`crate::plan`].
+//! What the OCI text leaves to the author and the types here do not, `linux` and `process.user`, is read as if it
+//! said nothing. Deliberately absent: all other defaults, and everything that depends on the host; see
+//! [`crate::plan`].
 
 mod place;
+mod words;
 
 use std::io::Read;
 use std::path::Path;
 
 use oci_spec::runtime::{Capability, LinuxResources, Process, Spec};
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::StepError;
 use crate::error::Context;
 use place::place;
+use words::plain;
 
 /// Name of the file in a bundle.
 pub(crate) const CONFIG: &str = "config.json";
@@ -53,7 +58,15 @@ pub(crate) struct Config {
 
 /// Reads a `config.json`.
 pub(crate) fn read_config(path: &Path) -> Result<Config, StepError> {
-    let text = read_bounded(path)?;
+    let text = read_bounded(path).map_err(|error| match error.errno {
+        Some(errno) if errno == Errno::NOENT.raw_os_error() => StepError {
+            cause:
+                "it does not exist; `longshore-runtime spec --bundle DIR` writes one to begin with"
+                    .into(),
+            ..error
+        },
+        _ => error,
+    })?;
     let subject = path.display().to_string();
     let (spec, warnings) = spec_of(&text, &subject)?;
     Ok(Config {
@@ -65,7 +78,7 @@ pub(crate) fn read_config(path: &Path) -> Result<Config, StepError> {
 
 /// The spec that a text is, and what was left out of it. `subject` names the text in errors.
 pub fn spec_of(text: &[u8], subject: &str) -> Result<(Spec, Vec<String>), StepError> {
-    let (mut spec, warnings): (Spec, _) = parse(text, subject)?;
+    let (mut spec, warnings) = parse_spec(text, subject)?;
     check(&spec, subject)?;
     let linux = spec.linux_mut().as_mut();
     if let Some(resources) = linux.and_then(|linux| linux.resources_mut().as_mut()) {
@@ -76,7 +89,17 @@ pub fn spec_of(text: &[u8], subject: &str) -> Result<(Spec, Vec<String>), StepEr
 
 /// Reads a spec that a container has kept: it was checked when the container was made.
 pub(crate) fn parse_kept(text: &[u8], subject: &str) -> Result<Spec, StepError> {
-    parse(text, subject).map(|(spec, _)| spec)
+    parse_spec(text, subject).map(|(spec, _)| spec)
+}
+
+/// The OCI text asks no spec for `linux`: without it nothing is isolated, limited or hidden.
+fn parse_spec(text: &[u8], subject: &str) -> Result<(Spec, Vec<String>), StepError> {
+    let (mut spec, warnings): (Spec, _) = parse(text, subject)?;
+    if spec.linux().is_none() {
+        // Not its default, which lists what its authors found useful.
+        spec.set_linux(serde_json::from_str("{}").ok());
+    }
+    Ok((spec, warnings))
 }
 
 /// Reads the `Process` object that `exec --process` names, and what was left out of it.
@@ -171,6 +194,7 @@ fn parse_again<T: DeserializeOwned>(
 
 /// What was said of the text, behind the path of the place where it went wrong.
 fn explained(text: &[u8], error: &serde_json::Error, said: String) -> String {
+    let said = plain(text, &said);
     match place(text, error.line(), error.column()) {
         path if path.is_empty() => said,
         path => format!("{path}: {said}"),
@@ -188,6 +212,12 @@ fn mend(value: &mut Value, unknown: &mut Vec<String>) -> bool {
         return false;
     };
     let mut changed = false;
+    // The OCI text asks a process for its working directory alone; 0 is what it says of uid and gid.
+    let any = ["cwd", "args"].iter().any(|key| process.contains_key(*key));
+    if any && !process.contains_key("user") {
+        process.insert("user".into(), json!({"uid": 0, "gid": 0}));
+        changed = true;
+    }
     if let Some(capabilities) = process.get_mut("capabilities") {
         leave_out_unknown_capabilities(capabilities, unknown);
         changed |= !unknown.is_empty();
@@ -249,9 +279,6 @@ fn check(spec: &Spec, subject: &str) -> Result<(), StepError> {
             return refuse("root.path", "it must name a directory");
         }
         Some(_) => {}
-    }
-    if spec.linux().is_none() {
-        return refuse("linux", "the spec must have it");
     }
     if spec.annotations().iter().any(|all| all.contains_key("")) {
         return refuse("annotations", "a key must not be empty");

@@ -97,6 +97,14 @@ impl StateDirectory {
                 let subject = format!("{}/{STATE}", self.path.display());
                 Err(StepError::refused("read", subject, cause))
             }
+            // A copy of another's, whom no command on this one may reach.
+            Some(Record { id, .. }) if id != self.id => {
+                let cause = format!(
+                    "it is the record of container {id:?}; `delete --force` removes the copy"
+                );
+                let subject = format!("{}/{STATE}", self.path.display());
+                Err(StepError::refused("read", subject, cause))
+            }
             other => Ok(other),
         }
     }

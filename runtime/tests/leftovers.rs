@@ -94,3 +94,44 @@ fn a_pause_that_hangs_is_taken_back_by_resume() {
     stuck.wait().unwrap();
     nix::mount::umount2(&point, nix::mount::MntFlags::MNT_DETACH).unwrap();
 }
+
+/// Whoever copies a state directory has no second container; what is done to the copy does not reach the first.
+#[test]
+#[ignore = "needs root"]
+fn a_copied_record_is_no_container() {
+    let cli = Cli::new();
+    cli.run_detached("c", &["sleep", "1000"]);
+    let copy = cli.root().join("copy");
+    std::fs::create_dir(&copy).unwrap();
+    for name in ["state.json", "config.json"] {
+        std::fs::copy(cli.root().join("c").join(name), copy.join(name)).unwrap();
+    }
+    for args in [
+        &["kill", "copy", "KILL"][..],
+        &["state", "copy"],
+        &["pause", "copy"],
+    ] {
+        cli.refuses(args, "record of container \"c\"");
+    }
+    assert_eq!(cli.says(&["list"]).stdout.lines().count(), 2);
+    cli.does(&["delete", "--force", "copy"]);
+    assert_eq!(cli.status("c"), "running");
+    // Renamed, it is the container still, as far as removing it goes.
+    std::fs::rename(cli.root().join("c"), &copy).unwrap();
+    cli.does(&["delete", "--force", "copy"]);
+    cli.assert_gone("c");
+}
+
+/// kill(2): 0 asks, and changes nothing.
+#[test]
+#[ignore = "needs root"]
+fn a_signal_of_number_0_only_asks() {
+    let cli = Cli::new();
+    cli.run_detached("c", &["sleep", "1000"]);
+    cli.does(&["kill", "c", "0"]);
+    cli.does(&["kill", "--all", "c", "0"]);
+    assert_eq!(cli.status("c"), "running");
+    cli.does(&["kill", "c", "KILL"]);
+    eventually("it ends", || cli.status("c") == "stopped");
+    cli.refuses(&["kill", "c", "0"], "not running");
+}

@@ -26,7 +26,7 @@ pub(super) struct Container {
 impl Container {
     /// It must exist, and its record must be whole.
     pub(super) fn open(globals: &Globals, id: &str) -> Result<Container, StepError> {
-        Container::of(globals.root.open(id)?)
+        Container::of(globals.root()?.open(id)?)
     }
 
     /// As `open`, once the directory is open.

@@ -24,7 +24,6 @@ use crate::cgroup::{ContainerGroup, Location, Surroundings};
 use crate::clock::rfc3339;
 use crate::console::{self, ConsoleSocket};
 use crate::environment::Environment;
-use crate::error::Context;
 use crate::interrupt::Interrupt;
 use crate::launch::{self, Admission, Door, Init, NewInit};
 use crate::notify::{self, Supervisor};
@@ -111,7 +110,7 @@ pub(super) fn create(
     let supervisor = Supervisor::of_environment();
     let supervised = supervisor.is_some();
     if let Some(supervisor) = supervisor {
-        supervisor.add_to(&mut config.spec, &globals.root.path().join(id))?;
+        supervisor.add_to(&mut config.spec, &globals.root()?.path().join(id))?;
     }
     let root = root_of(&config.spec);
     let mut plan = plan(globals, id, &config)?;
@@ -126,7 +125,7 @@ pub(super) fn create(
     }
     // From here on there is something to undo.
     let interrupt = Interrupt::new()?;
-    let (directory, lock) = globals.root.make(id)?;
+    let (directory, lock) = globals.root()?.make(id)?;
     let group = match unoccupied(&plan.cgroup) {
         Ok(group) => group,
         // What is in the group is another's: nothing but the directory is undone.
@@ -200,7 +199,15 @@ fn bundle(given: &Given) -> Result<PathBuf, StepError> {
     } else {
         path
     };
-    std::fs::canonicalize(path).context("open bundle", path.display())
+    std::fs::canonicalize(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => StepError {
+            cause: "it does not exist; make a directory with a root filesystem in it, in which \
+                    `longshore-runtime spec` writes a config.json"
+                .into(),
+            ..StepError::io("open bundle", path.display(), error)
+        },
+        _ => StepError::io("open bundle", path.display(), error),
+    })
 }
 
 fn read(bundle: &Path, given: &Given) -> Result<Config, StepError> {

@@ -42,10 +42,10 @@ const ROUND: Duration = Duration::from_millis(500);
 
 fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
     let (id, force) = (given.id()?, given.has("force"));
-    let Some(directory) = globals.root.find(id)? else {
+    let Some(directory) = globals.root()?.find(id)? else {
         return match force {
             true => Ok(0),
-            false => globals.root.open(id).map(|_| 0),
+            false => globals.root()?.open(id).map(|_| 0),
         };
     };
     if force {
@@ -120,6 +120,16 @@ fn readable(globals: &Globals, directory: &StateDirectory) -> Option<Record> {
     };
     globals.log.warning(&error.to_string());
     let remains = directory.remains_of_record();
+    let other = remains.id.filter(|id| id != directory.id());
+    let found = |id: &String| {
+        globals
+            .root()
+            .is_ok_and(|root| matches!(root.find(id), Ok(Some(_))))
+    };
+    if other.is_some_and(|id| found(&id)) {
+        // What it tells of is that container's, which is whole; a directory that was renamed is a container still.
+        return None;
+    }
     let cgroup = remains.cgroup.or_else(|| by_config(globals, directory))?;
     Some(Record {
         init: remains.init,

@@ -42,8 +42,8 @@ pub(super) const OPTIONS: [Opt; 9] = [
 /// What they mean.
 #[derive(Debug)]
 pub(crate) struct Globals {
-    /// Where containers are recorded.
-    pub(crate) root: Root,
+    /// As [`Globals::root`] gives it.
+    root: Result<Root, StepError>,
     /// Where to say what happened.
     pub(crate) log: Log,
     /// Who makes cgroups.
@@ -83,8 +83,8 @@ impl Globals {
             Some(name) => name.parse()?,
         };
         let root = match given.value("root").filter(|path| !path.is_empty()) {
-            Some(path) => Root::named(Path::new(path))?,
-            None => Root::by_default(has_own_run_directory())?,
+            Some(path) => Root::named(Path::new(path)),
+            None => Root::by_default(has_own_run_directory()),
         };
         Ok(Globals {
             root,
@@ -92,6 +92,11 @@ impl Globals {
             driver,
             rootless,
         })
+    }
+
+    /// Where containers are recorded. That there is no such place concerns only the commands that need one.
+    pub(super) fn root(&self) -> Result<&Root, StepError> {
+        self.root.as_ref().map_err(StepError::clone)
     }
 }
 

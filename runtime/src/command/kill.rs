@@ -19,7 +19,8 @@ use crate::state::Status;
 pub(super) const COMMAND: Command = Command {
     name: "kill",
     about: "Send a signal to a container",
-    details: "SIGNAL is a name (KILL, SIGKILL, RTMIN+1) or a number; TERM if it is left out. The first process
+    details: "SIGNAL is a name (KILL, SIGKILL, RTMIN+1) or a number; TERM if it is left out; 0 only asks whether there is
+somebody to be signalled. The first process
 of a pid namespace ignores what it has no handler for, KILL and STOP excepted.
 Without a pid namespace of its own, KILL reaches every process in the container's cgroup.
 A container that has stopped is an error, unless --all or KILL finds processes that it left.",
@@ -31,6 +32,9 @@ A container that has stopped is an error, unless --all or KILL finds processes t
     run,
 };
 
+/// The number that is no signal.
+const PROBE: i32 = 0;
+
 fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
     let id = given.id()?;
     let signal = match given.arguments().get(1) {
@@ -39,6 +43,10 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
     };
     let container = Container::open(globals, id)?;
     let status = container.status()?;
+    // kill(2): nothing is sent, and what would refuse a signal refuses this.
+    if signal == PROBE && status != Status::Stopped && status != Status::Creating {
+        return Ok(0);
+    }
     let group = ContainerGroup::open(&container.record.cgroup)?;
     let all = given.has("all")
         || (signal == libc::SIGKILL && !has_own_pids(&container) && is_populated(&group)?);
@@ -126,7 +134,7 @@ fn signal(text: &str) -> Result<i32, StepError> {
         Ok(number) => number,
         Err(_) => named(&text.to_ascii_uppercase()).ok_or_else(refuse)?,
     };
-    match (1..=libc::SIGRTMAX()).contains(&number) {
+    match (PROBE..=libc::SIGRTMAX()).contains(&number) {
         true => Ok(number),
         false => Err(refuse()),
     }
@@ -170,12 +178,12 @@ mod tests {
             ("RTMAX-1", libc::SIGRTMAX() - 1),
             ("RTMIN", libc::SIGRTMIN()),
             ("37", 37),
+            ("0", 0),
         ] {
             assert_eq!(signal(text).unwrap(), number, "{text}");
         }
         for bad in [
             "",
-            "0",
             "-1",
             "65",
             "SIG",

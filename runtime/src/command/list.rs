@@ -24,7 +24,7 @@ holds no containers; one that was given and does not exist is an error.",
 
 fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
     let as_json = is_json(given)?;
-    let ids = globals.root.ids()?;
+    let ids = globals.root()?.ids()?;
     if given.has("quiet") {
         return answer(&ids.iter().map(|id| format!("{id}\n")).collect::<String>());
     }
@@ -57,7 +57,7 @@ pub(super) fn is_json(given: &Given) -> Result<bool, StepError> {
 }
 
 fn describe(globals: &Globals, id: &str) -> Result<Option<Value>, StepError> {
-    let Some(directory) = globals.root.find(id)? else {
+    let Some(directory) = globals.root()?.find(id)? else {
         return Ok(None);
     };
     let container = Container::of(directory)?;

@@ -36,7 +36,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 const FREEZE_PATIENCE: Duration = Duration::from_secs(10);
 
 fn pause(globals: &Globals, given: &Given) -> Result<u8, StepError> {
-    let directory = globals.root.open(given.id()?)?;
+    let directory = globals.root()?.open(given.id()?)?;
     let _lock = directory.lock(LOCK_PATIENCE)?;
     let container = Container::of(directory)?;
     match container.status()? {
@@ -48,7 +48,7 @@ fn pause(globals: &Globals, given: &Given) -> Result<u8, StepError> {
 }
 
 fn resume(globals: &Globals, given: &Given) -> Result<u8, StepError> {
-    let directory = globals.root.open(given.id()?)?;
+    let directory = globals.root()?.open(given.id()?)?;
     let _lock = directory.lock(LOCK_PATIENCE)?;
     let container = Container::of(directory)?;
     let group = ContainerGroup::open(&container.record.cgroup)?;

@@ -12,7 +12,6 @@ use super::options::{Arguments, Given, Opt};
 use crate::StepError;
 use crate::error::Context;
 use crate::spec::CONFIG;
-use crate::state::OCI_VERSION;
 
 pub(super) const COMMAND: Command = Command {
     name: "spec",
@@ -27,6 +26,9 @@ process.args to run something else. A config.json that is there already is left 
     enters: false,
     run,
 };
+
+/// The oldest that has all of the example, so that older runtimes take it too.
+const EXAMPLE_VERSION: &str = "1.0.2";
 
 fn run(_: &Globals, given: &Given) -> Result<u8, StepError> {
     let bundle = given.value("bundle").filter(|path| !path.is_empty());
@@ -56,7 +58,7 @@ fn example() -> Value {
     let capabilities = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
     let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": source, "options": options});
     json!({
-        "ociVersion": OCI_VERSION,
+        "ociVersion": EXAMPLE_VERSION,
         "process": {
             "terminal": true,
             "user": {"uid": 0, "gid": 0},
@@ -137,6 +139,7 @@ mod tests {
             let spec: oci_spec::runtime::Spec = serde_json::from_value(value).unwrap();
             let process = spec.process().clone().unwrap();
             let capabilities = process.capabilities().clone().unwrap();
+            assert_eq!(spec.version(), "1.0.2");
             assert!(capabilities.inheritable().is_none() && capabilities.ambient().is_none());
             let linux = spec.linux().clone().unwrap();
             assert_eq!(linux.uid_mappings().is_some(), rootless);

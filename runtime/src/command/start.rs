@@ -31,7 +31,7 @@ it returns once the program has said there that it is ready, or has ended.",
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
 fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
-    let directory = globals.root.open(given.id()?)?;
+    let directory = globals.root()?.open(given.id()?)?;
     let lock = directory.lock(LOCK_PATIENCE)?;
     let mut container = Container::of(directory)?;
     let refuse = |cause: String| {

@@ -20,7 +20,7 @@ pub(super) const COMMAND: Command = Command {
     about: "Change the limits of a container",
     details: "What is not given stays as it is. --resources reads an object like linux.resources of config.json, and
 then no other option counts: {\"memory\": {\"limit\": 33554432}, \"pids\": {\"limit\": 20}}.
-BYTES may end in k, m or g; -1 takes a limit away.",
+BYTES may end in k, m or g; -1 takes a limit away; --pids-limit 0 changes nothing.",
     options: &[
         Opt::value("resources", "FILE", "Read the limits from a file, or `-`: standard input.").or('r'),
         Opt::value("memory", "BYTES", "Memory."),
@@ -75,7 +75,7 @@ const PLACES: [(&str, Kind, &str, &str); 14] = [
 ];
 
 fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
-    let directory = globals.root.open(given.id()?)?;
+    let directory = globals.root()?.open(given.id()?)?;
     let _lock = directory.lock(LOCK_PATIENCE)?;
     let container = Container::of(directory)?;
     let cause = match container.status()? {
@@ -124,6 +124,10 @@ fn of_options(given: &Given) -> Result<LinuxResources, StepError> {
         let Some(text) = given.text(name)?.filter(|text| !text.is_empty()) else {
             continue;
         };
+        // What callers pass on that mean no change. In an object, where each field was written on purpose, it is a limit.
+        if (name, text) == ("pids-limit", "0") {
+            continue;
+        }
         let refuse =
             |cause: &str| StepError::refused("read option", format!("--{name} {text}"), cause);
         let value = match kind {
@@ -213,6 +217,9 @@ mod tests {
             Some("0-1")
         );
         assert!(resources.block_io().is_none());
+        let words = ["--pids-limit", "0", "c"].into_iter().map(Into::into);
+        let given = Given::of(COMMAND.options, &COMMAND.arguments, words).unwrap();
+        assert!(of_options(&given).unwrap().pids().is_none());
     }
 
     #[test]

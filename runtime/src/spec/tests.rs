@@ -122,9 +122,6 @@ fn what_every_spec_must_have() {
             (|spec| drop(spec.as_object_mut().unwrap().remove("root"))) as fn(&mut Value),
         ),
         ("root.path", |spec| spec["root"]["path"] = json!("")),
-        ("linux: the spec must have it", |spec| {
-            drop(spec.as_object_mut().unwrap().remove("linux"))
-        }),
         ("annotations: a key", |spec| {
             spec["annotations"] = json!({"": "x"})
         }),
@@ -132,6 +129,29 @@ fn what_every_spec_must_have() {
         let text = refusal(change);
         assert!(text.contains(words), "{text} lacks {words}");
     }
+}
+
+#[test]
+fn what_the_oci_text_does_not_demand_may_be_absent() {
+    let config = read(|spec| {
+        spec.as_object_mut().unwrap().remove("linux");
+        spec["process"].as_object_mut().unwrap().remove("user");
+    })
+    .unwrap();
+    let kept = parse_kept(&config.text, "x").unwrap();
+    for spec in [config.spec, kept] {
+        // Nothing that its authors would have put there.
+        let linux = spec.linux().clone().unwrap();
+        assert!(linux.namespaces().is_none() && linux.masked_paths().is_none());
+        let process = spec.process().clone().unwrap();
+        assert_eq!((process.user().uid(), process.user().gid()), (0, 0));
+        assert_eq!(process.args().clone().unwrap(), ["true"]);
+    }
+    // Of another type it is an error still.
+    let text = refusal(|spec| spec["process"]["user"] = json!("web"));
+    assert!(text.contains("process.user"), "{text}");
+    let text = refusal(|spec| spec["linux"] = json!(7));
+    assert!(text.contains("linux"), "{text}");
 }
 
 #[test]
@@ -148,11 +168,12 @@ fn what_is_no_json_object_is_refused_in_words() {
     let unknown_deep = format!("{{\"linux\": {{\"namespaces\": {deep}}}}}");
     let whole = spec().to_string();
     for (text, words) in [
-        ("", "EOF"),
+        ("", "it is empty"),
+        ("null", "invalid type: null, expected an object"),
         ("[]", "no JSON object"),
-        ("{", "EOF"),
+        ("{", "the text ends"),
         ("{}}", "text after"),
-        (&whole[..whole.len() / 2], "EOF"),
+        (&whole[..whole.len() / 2], "the text ends"),
         (&deep, "no JSON object"),
         (&unknown_deep, "linux.namespaces"),
     ] {
@@ -190,6 +211,7 @@ fn a_bundle_without_a_config_is_named() {
         .unwrap_err()
         .to_string();
     assert!(error.starts_with("open ") && error.contains("config.json"));
+    assert!(error.contains("`longshore-runtime spec"), "{error}");
     std::fs::create_dir(bundle.path().join(CONFIG)).unwrap();
     let error = read_config(&bundle.path().join(CONFIG))
         .unwrap_err()
@@ -208,7 +230,7 @@ fn a_fifo_in_its_place_does_not_hold_the_runtime() {
 #[test]
 fn the_objects_of_exec_and_update_are_read_the_same_way() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let process = json!({"user": {}, "cwd": "/", "args": ["id"],
+    let process = json!({"cwd": "/", "args": ["id"],
         "capabilities": {"effective": ["CAP_NOTHING", "CAP_KILL"]}});
     std::fs::write(file.path(), process.to_string()).unwrap();
     let (process, warnings) = read_process(file.path()).unwrap();

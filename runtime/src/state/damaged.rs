@@ -11,6 +11,8 @@ use crate::record::Process;
 /// Each as far as it can be read.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Remains {
+    /// Whose it is.
+    pub(crate) id: Option<String>,
     /// The cgroup.
     pub(crate) cgroup: Option<Location>,
     /// The container's first process.
@@ -24,6 +26,8 @@ impl Remains {
         // An annotation of the same name may say "disabled", and stands before.
         let last = groups.clone().last();
         Remains {
+            // The first that is written, but for a number.
+            id: values(&text, "\"id\":").next(),
             cgroup: groups.find(|group| *group != Location::Disabled).or(last),
             init: values(&text, "\"init\":").next(),
         }
@@ -49,7 +53,7 @@ mod tests {
 
     #[test]
     fn what_is_left_of_a_record_is_read() {
-        let whole = r#"{"version":9,"annotations":{"cgroup":"x","init":"\"init\":7"},
+        let whole = r#"{"version":9,"id":"c","annotations":{"cgroup":"x","init":"\"init\":7"},
             "cgroup":{"path":{"path":"a/b","optional":false}},"init":{"pid":7,"started":8}}"#;
         let (path, optional) = ("a/b".to_owned(), false);
         let cgroup = Some(Location::Path { path, optional });
@@ -57,7 +61,8 @@ mod tests {
         let cut = &whole[..whole.len() - 3];
         let all = Remains::of(whole.as_bytes());
         assert_eq!((&all.cgroup, all.init), (&cgroup, init));
-        assert_eq!(Remains::of(cut.as_bytes()), Remains { cgroup, init: None });
+        let (id, init) = (Some("c".to_owned()), None);
+        assert_eq!(Remains::of(cut.as_bytes()), Remains { id, cgroup, init });
         assert_eq!(Remains::of(b""), Remains::default());
         let disabled = Remains::of(br#"{"annotations":{"cgroup":"disabled"},"cgroup":"disabled"}"#);
         assert_eq!(disabled.cgroup, Some(Location::Disabled));
