@@ -417,10 +417,17 @@ fn an_error_is_said_once_and_logged_as_callers_read_it() {
         (said.status, said.stderr.as_str(), said.stdout.as_str()),
         (0, "", "")
     );
-    let text = std::fs::read_to_string(&log).unwrap();
+    let logged = std::fs::read_to_string(&log).unwrap();
     assert!(
-        text.lines().last().unwrap().contains("CAP_TIME_TRAVEL"),
-        "{text}"
+        logged.lines().last().unwrap().contains("CAP_TIME_TRAVEL"),
+        "{logged}"
+    );
+    // Without a log the caller hears of it.
+    let said = cli.says(&["run", "-b", text(&bundle), "c"]);
+    assert_eq!((said.status, said.stderr.lines().count()), (0, 1));
+    assert!(
+        said.stderr.starts_with("warning: ") && said.stderr.contains("CAP_TIME_TRAVEL"),
+        "{said:?}"
     );
 }
 

@@ -102,10 +102,14 @@ fn each_option_has_its_effect() {
     );
     let raw = 1 << 13;
     let has = |field: &str| {
-        let set = status(&["--cap", "CAP_NET_RAW", "-c", "CAP_TELEPORT"], field);
+        let set = status(&["--cap", "CAP_NET_RAW", "-c", "CAP_SYS_CHROOT"], field);
         u64::from_str_radix(&set, 16).unwrap() & raw != 0
     };
     assert!(has("CapEff:") && has("CapPrm:") && has("CapBnd:"));
+    let unknown = bundle.run(&["exec", "--cap", "CAP_TELEPORT", ID, "true"]);
+    let said = String::from_utf8(unknown.stderr).unwrap();
+    assert!(unknown.status.success());
+    assert_eq!(said, "warning: CAP_TELEPORT is not a capability: ignored\n");
     // CVE-2022-24769, CVE-2022-29162
     for args in [&[][..], &["--cap", "CAP_NET_RAW"]] {
         assert_eq!(status(args, "CapInh:"), "0000000000000000");

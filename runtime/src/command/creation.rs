@@ -242,7 +242,7 @@ fn plan(globals: &Globals, id: &str, config: &Config) -> Result<Plan, StepError>
         None => plan_without_process(&config.spec, &host, location)?,
     };
     for warning in config.warnings.iter().chain(&plan.warnings) {
-        globals.log.warning(warning);
+        globals.log.complaint(warning);
     }
     globals.log.debug(|| plan.to_string());
     Ok(plan)

@@ -125,7 +125,7 @@ fn plan(globals: &Globals, given: &Given, container: &Container) -> Result<Plan,
         &HostFacts::read()?,
     )?;
     for warning in warnings.iter().chain(&plan.warnings) {
-        globals.log.warning(warning);
+        globals.log.complaint(warning);
     }
     plan.warnings.clear();
     let first = container.record.init.map(|init| init.pid);

@@ -1,7 +1,8 @@
 //! Where a command says what its caller should know: standard error, and the file of `--log`.
 //!
-//! A success is silent. Warnings go to the file alone: callers read a container's standard error as the
-//! container's. `--debug` adds what was planned, and, without a file, says everything on standard error.
+//! A success is silent. What the caller asked for and does not get, though the command goes on, is a complaint: in the
+//! file or, without one, on standard error. Other warnings go to the file alone: callers read a container's standard
+//! error as the container's. `--debug` adds what was planned, and, without a file, says everything on standard error.
 //! A line of JSON is what containerd's shim and conmon read: `{"level":...,"msg":...,"time":...}`.
 
 use std::fs::File;
@@ -68,12 +69,12 @@ impl Log {
         }
     }
 
-    /// What was left out, or could not be done and does not matter enough.
+    /// What could not be done and does not matter enough to anybody but the reader of a log.
     pub(crate) fn warning(&self, message: &str) {
         self.write(Level::Warning, message);
     }
 
-    /// What the OCI text wants somebody to hear, though the command goes on: on standard error where there is no log.
+    /// What was left out, and whatever else the OCI text wants somebody to hear: on standard error where there is no log.
     pub(crate) fn complaint(&self, message: &str) {
         match &self.file {
             Some(_) => self.write(Level::Warning, message),

@@ -61,7 +61,7 @@ impl Plan {
             refuse_other_root(spec, cause)?;
         }
         let devices = Devices::of(linux, &mounts.attach, &around)?;
-        let labels = label::of_process(process, host)?;
+        let labels = label::of_process(process, None, host)?;
         let sysctls = sysctl::of(spec)?;
         let made = mounts.open.iter_mut().chain(&mut mounts.attach);
         plan.warnings.extend(label::on_mounts(linux, host, made)?);

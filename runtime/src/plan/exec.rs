@@ -51,7 +51,7 @@ impl Plan {
             state: serde_json::Value::Null,
             warnings: Vec::new(),
         };
-        let labels = label::of_process(process, host)?;
+        let labels = label::of_process(process, spec.process().as_ref(), host)?;
         plan.warnings.extend(labels.warnings.iter().cloned());
         let listed = namespaces::listed(linux)?.into_iter();
         let namespaces: Vec<Namespace> = listed.map(|(kind, _)| kind).collect();

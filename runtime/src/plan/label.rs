@@ -1,7 +1,9 @@
 //! Security labels: AppArmor's profile, SELinux's labels of process, keyring and mounts.
 //!
-//! Where the host's kernel does not enforce such labels, they are left out with a warning: the same spec is used
-//! on hosts with and without them, and nothing on this host would look at the label.
+//! Where the host's kernel does not enforce such labels, a process's SELinux label is refused, and so is an AppArmor
+//! profile that an exec asks for beside its container's. A container's AppArmor profile and the label of its mounts
+//! are left out with a warning, as crun has it and opencontainers/runtime-tools asks for. The profile `unconfined`
+//! is in force on every host that has no AppArmor.
 
 use oci_spec::runtime::{Linux, Process};
 use serde::{Deserialize, Serialize};
@@ -32,12 +34,24 @@ pub(super) struct Labels {
     pub(super) warnings: Vec<String>,
 }
 
-pub(super) fn of_process(process: &Process, host: &HostFacts) -> Result<Labels, StepError> {
+/// AppArmor's name for no profile.
+const UNCONFINED: &str = "unconfined";
+
+/// `container` is the process of the container that `process` comes to, if it is not that one itself.
+pub(super) fn of_process(
+    process: &Process,
+    container: Option<&Process>,
+    host: &HostFacts,
+) -> Result<Labels, StepError> {
     let mut labels = Labels::default();
     if let Some(profile) = said("process.apparmorProfile", process.apparmor_profile())? {
+        let inherited = container
+            .is_none_or(|container| container.apparmor_profile() == process.apparmor_profile());
         if host.apparmor {
             labels.exec.push(label(LabelKind::AppArmorExec, profile));
-        } else {
+        } else if !inherited && profile != UNCONFINED {
+            return Err(unenforceable("AppArmor profile", profile, "AppArmor"));
+        } else if profile != UNCONFINED {
             labels
                 .warnings
                 .push(nobody("AppArmor profile", profile, "AppArmor"));
@@ -48,9 +62,7 @@ pub(super) fn of_process(process: &Process, host: &HostFacts) -> Result<Labels, 
             labels.exec.push(label(LabelKind::SelinuxExec, text));
             labels.keyring = Some(text.to_owned());
         } else {
-            labels
-                .warnings
-                .push(nobody("SELinux label", text, "SELinux"));
+            return Err(unenforceable("SELinux label", text, "SELinux"));
         }
     }
     Ok(labels)
@@ -97,6 +109,13 @@ fn label(kind: LabelKind, text: &str) -> Step {
 
 fn nobody(what: &str, text: &str, module: &str) -> String {
     format!("{what} `{text}` is not in force: this host has no {module}")
+}
+
+fn unenforceable(what: &str, text: &str, module: &str) -> StepError {
+    let cause = format!(
+        "this host has no {module}, and nobody would enforce it; leave it out, or use a host that has"
+    );
+    StepError::refused("plan", format!("{what} `{text}`"), cause)
 }
 
 /// The label, if one is given; without what would end it early in the kernel's file.

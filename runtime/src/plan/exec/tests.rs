@@ -287,6 +287,16 @@ fn what_cannot_be_is_refused() {
     let wide = json!({"terminal": true, "consoleSize": {"height": 70000, "width": 1}, "user": {},
         "args": ["id"], "cwd": "/"});
     assert!(refused(given(wide), container).contains("65535"));
+    let profile = || Asked {
+        apparmor_profile: Some("other".into()),
+        ..asked(&["id"])
+    };
+    assert!(refused(profile(), container).contains("this host has no AppArmor"));
+    let label = Asked {
+        selinux_label: Some("u:r:t:s0".into()),
+        ..asked(&["id"])
+    };
+    assert!(refused(label, container).contains("this host has no SELinux"));
 }
 
 #[test]

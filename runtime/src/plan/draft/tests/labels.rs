@@ -103,18 +103,25 @@ fn labels_of_the_program_come_after_the_last_hook_of_the_creation() {
 }
 
 #[test]
-fn labels_that_nobody_enforces_are_a_warning() {
+fn labels_that_nobody_enforces_are_a_warning_or_refused() {
     let plan = plan(|spec| {
         spec["process"]["apparmorProfile"] = json!("web");
-        spec["process"]["selinuxLabel"] = json!("u:r:t:s0");
         spec["linux"]["mountLabel"] = json!("u:o:f:s0");
     })
     .unwrap();
     expect_test::expect![[r#"
         warning: SELinux mount label `u:o:f:s0` is not in force: this host has no SELinux
-        warning: AppArmor profile `web` is not in force: this host has no AppArmor
-        warning: SELinux label `u:r:t:s0` is not in force: this host has no SELinux"#]]
+        warning: AppArmor profile `web` is not in force: this host has no AppArmor"#]]
     .assert_eq(&lines(&plan, &["label", "profile", "keyring "]));
+    let unconfined = super::plan(|spec| {
+        spec["process"]["apparmorProfile"] = json!("unconfined");
+    });
+    assert!(!unconfined.unwrap().to_string().contains("AppArmor"));
+    let refused = refusal(|spec| spec["process"]["selinuxLabel"] = json!("u:r:t:s0"));
+    assert!(
+        refused.contains("`u:r:t:s0`: this host has no SELinux"),
+        "{refused}"
+    );
     assert!(
         refusal(|spec| spec["process"]["apparmorProfile"] = json!("a\nexec b"))
             .contains("no label")
