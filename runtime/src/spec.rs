@@ -23,7 +23,6 @@ use serde_json::{Value, json};
 
 use crate::StepError;
 use crate::error::Context;
-use place::place;
 use words::plain;
 
 /// Name of the file in a bundle.
@@ -168,7 +167,7 @@ fn parse_again<T: DeserializeOwned>(
     if error.to_string().starts_with("trailing characters") {
         return Err(refuse("there is text after the JSON object".into()));
     }
-    let refusal = || refuse(explained(text, error, error.to_string()));
+    let refusal = || refuse(explained::<T>(text, error, error.to_string()));
     let Ok(mut value) = serde_json::from_slice::<Value>(text) else {
         return Err(refusal());
     };
@@ -181,10 +180,11 @@ fn parse_again<T: DeserializeOwned>(
     let mended = value.to_string();
     let parsed = serde_json::from_str(&mended).map_err(|error| {
         // The position is one in a text that nobody has seen.
-        let said = error.to_string();
-        let position = format!(" at line {} column {}", error.line(), error.column());
-        let said = said.strip_suffix(&position).unwrap_or(&said).to_owned();
-        refuse(explained(mended.as_bytes(), &error, said))
+        refuse(explained::<T>(
+            mended.as_bytes(),
+            &error,
+            without_position(&error),
+        ))
     })?;
     let warnings = unknown
         .iter()
@@ -193,12 +193,33 @@ fn parse_again<T: DeserializeOwned>(
 }
 
 /// What was said of the text, behind the path of the place where it went wrong.
-fn explained(text: &[u8], error: &serde_json::Error, said: String) -> String {
+fn explained<T: DeserializeOwned>(text: &[u8], error: &serde_json::Error, said: String) -> String {
     let said = plain(text, &said);
-    match place(text, error.line(), error.column()) {
+    match path::<T>(text, error) {
         path if path.is_empty() => said,
         path => format!("{path}: {said}"),
     }
+}
+
+/// The path of the place where it went wrong. What a type's own code refuses has no position until somebody looks at what
+/// comes next; behind an object's last member that is the object's end, so that the object would be named. With one more
+/// member behind it, it is the member.
+fn path<T: DeserializeOwned>(text: &[u8], error: &serde_json::Error) -> String {
+    let position = (error.line(), error.column());
+    if let Some(longer) = place::with_one_more_member(text, position)
+        && let Err(again) = serde_json::from_slice::<T>(&longer)
+        && without_position(&again) == without_position(error)
+    {
+        return place::place(&longer, (again.line(), again.column()));
+    }
+    place::place(text, position)
+}
+
+/// An error without its position.
+fn without_position(error: &serde_json::Error) -> String {
+    let said = error.to_string();
+    let position = format!(" at line {} column {}", error.line(), error.column());
+    said.strip_suffix(&position).unwrap_or(&said).to_owned()
 }
 
 /// Makes of a valid object what the types of this program take; whether anything had to be changed.

@@ -14,13 +14,24 @@ enum Frame {
     Array(usize),
 }
 
-/// The path of the value that stands or ends at a line and a column, as serde_json counts them
-/// (`linux.namespaces[2].type`). Empty: the text as a whole.
-pub(super) fn place(text: &[u8], line: usize, column: usize) -> String {
+/// Line and column, as serde_json counts them.
+pub(super) type Position = (usize, usize);
+
+/// The path of the value that stands or ends at a position (`linux.namespaces[2].type`). Empty: the text as a whole.
+pub(super) fn place(text: &[u8], position: Position) -> String {
+    shown(&enclosing(text, offset(text, position)))
+}
+
+/// The text with a member that no type knows at the end of the object that ends at a position. None: none ends there.
+pub(super) fn with_one_more_member(text: &[u8], position: Position) -> Option<Vec<u8>> {
+    let before = text[..offset(text, position)].strip_suffix(b"}")?;
+    Some([before, b",\"\":0", &text[before.len()..]].concat())
+}
+
+fn offset(text: &[u8], (line, column): Position) -> usize {
     let before = text.split_inclusive(|byte| *byte == b'\n');
     let start: usize = before.take(line.saturating_sub(1)).map(<[u8]>::len).sum();
-    let end = text.len().min(start.saturating_add(column));
-    shown(&enclosing(text, end))
+    text.len().min(start.saturating_add(column))
 }
 
 fn enclosing(text: &[u8], end: usize) -> Vec<Frame> {
@@ -89,7 +100,7 @@ mod tests {
         let at = text.find(mark).unwrap() + mark.len();
         let line = text[..at].matches('\n').count() + 1;
         let column = at - text[..at].rfind('\n').map_or(0, |newline| newline + 1);
-        place(text.as_bytes(), line, column)
+        place(text.as_bytes(), (line, column))
     }
 
     #[test]
@@ -116,12 +127,14 @@ mod tests {
     #[test]
     fn what_is_too_deep_or_broken_has_the_path_up_to_there() {
         let deep = format!("{{\"a\": {}", "[".repeat(1 << 20));
-        let path = place(deep.as_bytes(), 1, deep.len());
+        let path = place(deep.as_bytes(), (1, deep.len()));
         assert!(path.starts_with("a[0][0]") && path.len() < 1000, "{path}");
         for text in ["", "]", "}}", "{\"a", "{\"a\\", "\"", "[\"\\u00"] {
             for column in 0..9 {
-                place(text.as_bytes(), 1, column);
-                place(text.as_bytes(), usize::MAX, usize::MAX);
+                for position in [(1, column), (usize::MAX, usize::MAX)] {
+                    place(text.as_bytes(), position);
+                    drop(with_one_more_member(text.as_bytes(), position));
+                }
             }
         }
     }

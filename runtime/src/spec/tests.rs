@@ -67,6 +67,16 @@ fn a_wrong_type_is_refused_with_its_place() {
         ("process.capabilities.bounding", |spec| {
             spec["process"]["capabilities"]["bounding"] = json!([1])
         }),
+        // Refused by a type's own code, the one as the last member of its object and the other not.
+        ("process.execCPUAffinity.final: ", |spec| {
+            spec["process"]["execCPUAffinity"] = json!({"final": "x", "initial": "0"})
+        }),
+        ("process.execCPUAffinity.final: ", |spec| {
+            spec["process"]["execCPUAffinity"] = json!({"final": "x"})
+        }),
+        ("linux.memoryPolicy: missing field", |spec| {
+            spec["linux"]["memoryPolicy"] = json!({"nodes": "0"})
+        }),
     ] {
         let text = refusal(change);
         assert!(text.contains(place), "{text} lacks {place}");
