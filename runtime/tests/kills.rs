@@ -302,6 +302,22 @@ fn init_dies_at_each_of_its_calls() {
     child_dies_at_each_call(&place, &["run", "--detach"], 1);
 }
 
+/// Its init waits until somebody with the right to do so has mapped its ids.
+#[test]
+#[ignore = "needs root"]
+fn with_a_user_namespace_run_and_its_init_die_at_each_of_their_calls() {
+    let _alone = ALONE.lock();
+    let place = Place::new("mapped", |spec| {
+        let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.push(json!({"type": "user"}));
+        let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+        spec["linux"]["uidMappings"] = map.clone();
+        spec["linux"]["gidMappings"] = map;
+    });
+    die_at_each_call(&place, &[], &["run", "--detach"]);
+    child_dies_at_each_call(&place, &["run", "--detach"], 1);
+}
+
 #[test]
 #[ignore = "needs root"]
 fn stage_and_its_init_die_at_each_of_their_calls() {
