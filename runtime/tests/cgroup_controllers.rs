@@ -160,6 +160,10 @@ fn a_frozen_group_stands_still_and_goes_on_when_it_is_thawed() {
             assert_eq!(inner.freeze_state().unwrap(), Freeze::Thawed);
         }
         shell.go();
+        // Those that are told later and may run have ended, one after the other, and it has not.
+        for _ in 0..20 {
+            assert_eq!(Shell::new("exit 6").end().code(), Some(6));
+        }
         assert!(shell.0.try_wait().unwrap().is_none());
         for _ in 0..2 {
             group.thaw().unwrap();

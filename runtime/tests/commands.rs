@@ -2,11 +2,12 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 
 use serde_json::{Value, json};
 use support::commands::{Cli, Said, text};
+use support::lines::Lines;
 use support::{driver, eventually};
 
 /// Words of a refusal, and the change of the spec that earns it.
@@ -572,8 +573,8 @@ fn an_oom_kill_is_an_event_and_the_end_ends_them() {
         cli.says(&["state", "c"]).stdout.contains("\"running\"")
     });
     let mut events = cli.start(&mut cli.command(&["events", "--interval", "20ms", "c"]));
-    let mut lines = BufReader::new(events.stdout.take().unwrap()).lines();
-    let mut next = || serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap();
+    let lines = Lines::of(&mut events);
+    let next = || serde_json::from_str::<Value>(&lines.next()).unwrap();
     assert_eq!(next()["type"], "stats");
     let mut input = container.stdin.take().unwrap();
     input.write_all(b"go\n").unwrap();

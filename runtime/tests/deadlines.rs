@@ -80,7 +80,7 @@ fn a_process_that_does_not_die_is_named_and_the_container_stays() {
 
 /// What a failure says. One that does not come is no success.
 fn end(delete: &mut Child) -> String {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let deadline = std::time::Instant::now() + support::PATIENCE;
     while delete.try_wait().unwrap().is_none() {
         if std::time::Instant::now() > deadline {
             delete.kill().unwrap();

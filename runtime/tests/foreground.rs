@@ -15,7 +15,8 @@ use rustix::pty::OpenptFlags;
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use serde_json::{Value, json};
 use support::cli::{Bundle, ID};
-use support::eventually;
+use support::lines::Lines;
+use support::{PATIENCE, eventually};
 
 /// The terminal of whoever calls the runtime.
 struct Caller {
@@ -70,23 +71,28 @@ impl Caller {
         self.master.write_all(keys.as_bytes()).unwrap();
     }
 
-    /// Reads until the screen shows it.
     fn until(&mut self, words: &str) -> String {
-        let mut screen = String::new();
-        let mut bytes = [0; 1024];
-        while !screen.contains(words) {
-            let patience = rustix::event::Timespec {
-                tv_sec: 20,
-                tv_nsec: 0,
-            };
-            let mut master = [PollFd::new(&self.master, PollFlags::IN)];
-            let ready = poll(&mut master, Some(&patience)).unwrap();
-            assert_eq!(ready, 1, "{words:?} does not come after {screen:?}");
-            let length = self.master.read(&mut bytes).unwrap();
-            screen += &String::from_utf8_lossy(&bytes[..length]);
-        }
-        screen
+        until(&mut self.master, words)
     }
+}
+
+/// There is something to read, or somebody to accept.
+fn comes(end: impl AsFd, what: &str) {
+    let patience = PATIENCE.try_into().unwrap();
+    let ready = poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&patience));
+    assert_eq!(ready.unwrap(), 1, "{what} does not come");
+}
+
+/// Reads until the screen of a terminal's master shows it.
+fn until(master: &mut std::fs::File, words: &str) -> String {
+    let mut screen = String::new();
+    let mut bytes = [0; 1024];
+    while !screen.contains(words) {
+        comes(&*master, &format!("after {screen:?}, {words:?}"));
+        let length = master.read(&mut bytes).unwrap();
+        screen += &String::from_utf8_lossy(&bytes[..length]);
+    }
+    screen
 }
 
 fn terminal(spec: &mut Value) {
@@ -207,20 +213,14 @@ fn a_signal_is_the_process_s() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut said = [0; 6];
-    child
-        .stdout
-        .as_mut()
-        .unwrap()
-        .read_exact(&mut said)
-        .unwrap();
+    assert_eq!(Lines::of(&mut child).next(), "ready");
     let exec_script = script.replace("exit 7", "exit 8");
     let mut exec = bundle
         .command(&["exec", ID, "sh", "-c", &exec_script])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    exec.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+    assert_eq!(Lines::of(&mut exec).next(), "ready");
     kill_process(pid(&exec), Signal::TERM).unwrap();
     assert_eq!(exec.wait().unwrap().code(), Some(8));
     kill_process(pid(&child), Signal::TERM).unwrap();
@@ -228,7 +228,9 @@ fn a_signal_is_the_process_s() {
 }
 
 fn received(listener: &UnixListener) -> (String, std::fs::File) {
+    comes(listener, "a caller");
     let (stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut name = [0; 64];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -270,9 +272,7 @@ fn a_detached_terminal_goes_to_the_console_socket() {
     let (name, mut master) = received(&listener);
     assert_eq!(name, "/dev/pts/0");
     bundle.ok(&["start", ID]);
-    let mut line = [0; 7];
-    master.read_exact(&mut line).unwrap();
-    assert_eq!(&line, b"first\r\n");
+    assert_eq!(until(&mut master, "\n"), "first\r\n");
     for args in [
         &["exec", "-d", "-t", ID, "true"][..],
         &["exec", "--console-socket", "console", ID, "true"],
@@ -291,9 +291,7 @@ fn a_detached_terminal_goes_to_the_console_socket() {
         "second",
     ]);
     let (_, mut master) = received(&listener);
-    let mut line = [0; 8];
-    master.read_exact(&mut line).unwrap();
-    assert_eq!(&line, b"second\r\n");
+    assert_eq!(until(&mut master, "\n"), "second\r\n");
 }
 
 #[test]
@@ -306,6 +304,7 @@ fn a_supervisor_hears_that_the_container_is_ready() {
         std::os::unix::fs::symlink("busybox", bundle.image("bin").join(applet)).unwrap();
     }
     let supervisor = UnixDatagram::bind(bundle.path("supervisor")).unwrap();
+    supervisor.set_read_timeout(Some(PATIENCE)).unwrap();
     let with_supervisor = |args: &[&str]| {
         let mut command = bundle.command(args);
         command.env("NOTIFY_SOCKET", bundle.path("supervisor"));

@@ -272,7 +272,7 @@ fn a_network_namespace_is_joined_by_its_path() {
 fn masked_paths_are_empty_and_read_only_paths_refuse() {
     let host = Host::new();
     let (_, output) = host.shell(
-        "cat /proc/keys /proc/timer_list | wc -c; ls /sys/firmware | wc -l; \
+        "exec 2>&1; cat /proc/keys /proc/timer_list | wc -c; ls /sys/firmware | wc -l; \
          echo x > /proc/sys/kernel/hostname; echo x > /proc/bus/x; touch /sys/firmware/x; \
          grep -c -E ' /(proc/(keys|timer_list)|sys/firmware) ' /proc/self/mountinfo",
     );

@@ -11,7 +11,7 @@ use std::sync::Mutex;
 
 use longshore_runtime::cgroup::{Group, Hierarchy};
 use serde_json::{Value, json};
-use support::{APPLETS, BUSYBOX, base_spec, own_mount_namespace};
+use support::{APPLETS, BUSYBOX, PATIENCE, base_spec, own_mount_namespace};
 use trace::{Traced, Victim};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_longshore-runtime");
@@ -130,7 +130,7 @@ impl Place {
 
     #[track_caller]
     fn assert_nobody_outside(&self, what: &dyn std::fmt::Debug) {
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let deadline = std::time::Instant::now() + PATIENCE;
         while let [first, ..] = self.outside()[..] {
             let read = |name: &str| std::fs::read_to_string(format!("/proc/{first}/{name}"));
             let (status, stack) = (read("status"), read("stack"));

@@ -421,7 +421,8 @@ fn limits_of_a_user_namespace_are_exactly_those_of_the_spec() {
 #[ignore = "needs root"]
 fn where_groups_cannot_be_set_none_are_taken_along_and_none_can_be_added() {
     let host = Host::new();
-    nix::unistd::setgroups(&[nix::unistd::Gid::from_raw(54321)]).unwrap();
+    // This thread's alone: libc's call would set those of all tests.
+    rustix::thread::set_thread_groups(&[rustix::process::Gid::from_raw(54321)]).unwrap();
     let holder = Holder::new(&["--user", "--map-root-user"]);
     let path = holder.path("user");
     let join = |groups: &'static [u32]| {

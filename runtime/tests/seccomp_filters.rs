@@ -2,12 +2,12 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 use support::cli::{Bundle, ID};
+use support::lines::Lines;
 use support::{Host, Root};
 
 /// Accepts, prints the state as a line, then answers: mkdir with ENOSPC, everything else with "go on".
@@ -45,7 +45,7 @@ while True:
 /// Whoever answers.
 struct Agent {
     process: Child,
-    lines: BufReader<ChildStdout>,
+    lines: Lines,
     path: PathBuf,
 }
 
@@ -57,26 +57,20 @@ impl Agent {
             .stdout(Stdio::piped())
             .spawn()
             .expect("python3");
-        let lines = BufReader::new(process.stdout.take().unwrap());
+        let lines = Lines::of(&mut process);
         let path = path.to_owned();
-        let mut agent = Agent {
+        let agent = Agent {
             process,
             lines,
             path,
         };
-        assert_eq!(agent.line(), "ready");
+        assert_eq!(agent.lines.next(), "ready");
         agent
     }
 
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).unwrap();
-        line.trim_end().to_owned()
-    }
-
     /// What the next connection brought.
-    fn state(&mut self) -> Value {
-        serde_json::from_str(&self.line()).unwrap()
+    fn state(&self) -> Value {
+        serde_json::from_str(&self.lines.next()).unwrap()
     }
 
     fn profile(&self, default: &str, names: &[&str]) -> Value {
@@ -109,7 +103,7 @@ fn root() -> Root {
 #[ignore = "needs root"]
 fn a_container_of_the_monitor_is_answered() {
     let host = Host::new();
-    let mut agent = Agent::at(&host.directory.path().join("agent.sock"));
+    let agent = Agent::at(&host.directory.path().join("agent.sock"));
     let profile = agent.profile("SCMP_ACT_ALLOW", &MKDIR);
     let spec = host.spec(&["/bin/mkdir", "/tmp/x"], |spec| {
         spec["linux"]["seccomp"] = profile;
@@ -133,7 +127,7 @@ fn a_container_of_the_monitor_is_answered() {
 #[ignore = "needs root"]
 fn no_set_of_calls_makes_init_wait_for_ever() {
     let host = Host::new();
-    let mut agent = Agent::at(&host.directory.path().join("agent.sock"));
+    let agent = Agent::at(&host.directory.path().join("agent.sock"));
     let talking = [
         "close", "sendto", "recvfrom", "recvmsg", "read", "write", "brk", "mmap", "munmap",
         "capset",
@@ -185,7 +179,7 @@ fn without_anybody_there_nothing_is_made() {
 #[ignore = "needs root"]
 fn the_commands_hand_over_too_and_exec_its_own() {
     let directory = tempfile::tempdir().unwrap();
-    let mut agent = Agent::at(&directory.path().join("agent.sock"));
+    let agent = Agent::at(&directory.path().join("agent.sock"));
     let profile = agent.profile("SCMP_ACT_ALLOW", &MKDIR);
     let bundle = Bundle::running(|spec| {
         spec["annotations"] = json!({"org.test": "yes"});

@@ -10,10 +10,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use support::cli::{Bundle, ID};
-use support::eventually;
-
-/// A command that nobody keeps from ending ends long before.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+use support::{PATIENCE, eventually};
 
 fn signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();

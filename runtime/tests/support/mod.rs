@@ -9,6 +9,7 @@ pub(crate) mod bundle;
 pub(crate) mod cli;
 pub(crate) mod commands;
 pub(crate) mod driver;
+pub(crate) mod lines;
 pub(crate) mod program;
 pub(crate) mod skip;
 
@@ -37,6 +38,9 @@ pub(crate) const APPLETS: [&str; 24] = [
     "hostname", "ip", "head", "dd", "mount", "readlink", "stat", "grep", "umask", "wc", "seq",
     "tail",
 ];
+
+/// How long a test waits for what must come. Far more than it takes, also in an emulated guest: who waits in vain fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
@@ -133,6 +137,7 @@ impl Host {
         )
     }
 
+    /// What is in the log so far.
     pub(crate) fn output(&self) -> String {
         let text = std::fs::read_to_string(self.log_dir().join("log.jsonl")).unwrap_or_default();
         let entry = |line: &str| {
@@ -141,7 +146,12 @@ impl Host {
                 .unwrap()
                 .to_owned()
         };
-        text.lines().map(entry).collect()
+        // The monitor may be in the midst of a line.
+        let lines = text.split_inclusive('\n');
+        lines
+            .filter(|line| line.ends_with('\n'))
+            .map(entry)
+            .collect()
     }
 
     pub(crate) fn spec(&self, args: &[&str], change: impl FnOnce(&mut Value)) -> Spec {
@@ -192,7 +202,7 @@ impl Drop for Host {
 
 /// Waits for a condition that the kernel brings about by itself, such as a dead monitor leaving /proc.
 pub(crate) fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    let deadline = std::time::Instant::now() + PATIENCE;
     while !condition() {
         assert!(std::time::Instant::now() < deadline, "not in time: {what}");
         std::thread::yield_now();
