@@ -11,7 +11,7 @@ use std::sync::Mutex;
 
 use longshore_runtime::cgroup::{Group, Hierarchy};
 use serde_json::{Value, json};
-use support::{APPLETS, BUSYBOX, PATIENCE, base_spec, own_mount_namespace};
+use support::{APPLETS, BUSYBOX, PATIENCE, base_spec, driver, own_mount_namespace};
 use trace::{Traced, Victim};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_longshore-runtime");
@@ -19,9 +19,16 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_longshore-runtime");
 /// The tracer waits for any child, so there is one test at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
+/// Only one in this many calls is died at (LONGSHORE_TEST_CALLS), where each takes long.
+fn calls() -> impl Iterator<Item = usize> {
+    let every = std::env::var("LONGSHORE_TEST_CALLS").map_or(1, |text| text.parse().unwrap());
+    (1..).step_by(every)
+}
+
 struct Place {
     directory: tempfile::TempDir,
     cgroup: String,
+    container: driver::Place,
     id: String,
 }
 
@@ -32,6 +39,7 @@ impl Place {
         let cgroup = format!("longshore-test-{}-{name}", std::process::id());
         let place = Place {
             id: format!("{cgroup}-id"),
+            container: driver::place(&format!("{cgroup}/c")),
             directory,
             cgroup,
         };
@@ -44,11 +52,11 @@ impl Place {
         for name in ["etc", "proc", "dev", "sys"] {
             std::fs::create_dir(place.path("rootfs").join(name)).unwrap();
         }
-        let mut spec = base_spec(&["/bin/sleep", "1000"], &format!("/{}/c", place.cgroup));
+        let mut spec = base_spec(&["/bin/sleep", "1000"], &place.container.spec);
         spec["root"] = json!({"path": "rootfs"});
         change(&mut spec);
         std::fs::write(place.path("config.json"), spec.to_string()).unwrap();
-        // Its own, so that what the container makes is what must go.
+        // Its own, so that what the container makes is what must go; systemd's container is not below it.
         place.parent().create().unwrap();
         place
     }
@@ -62,8 +70,8 @@ impl Place {
     }
 
     fn group(&self) -> Group {
-        let path = format!("{}/c", self.cgroup);
-        Hierarchy::of_host().unwrap().group(&path).unwrap()
+        let path = &self.container.group;
+        Hierarchy::of_host().unwrap().group(path).unwrap()
     }
 
     fn record(&self) -> PathBuf {
@@ -74,6 +82,7 @@ impl Place {
     fn arguments(&self, command: &[&str]) -> Vec<String> {
         let root = self.path("state");
         let mut arguments = vec!["--root".to_owned(), root.to_str().unwrap().to_owned()];
+        arguments.extend(driver::flags().iter().map(|&flag| flag.to_owned()));
         let word = |word: &&str| match *word {
             "ID" => self.id.clone(),
             other => other.to_owned(),
@@ -123,7 +132,7 @@ impl Place {
             let named = |text: Vec<u8>, what: &str| String::from_utf8_lossy(&text).contains(what);
             *pid != std::process::id()
                 && named(read("cmdline"), &self.id)
-                && !named(read("cgroup"), &format!("{}/c", self.cgroup))
+                && !named(read("cgroup"), &self.container.group)
         };
         pids.filter(ours).collect()
     }
@@ -176,7 +185,7 @@ impl Drop for Place {
 
 /// Kills `command` at each of its calls; `before` brings the container to where it can begin.
 fn die_at_each_call(place: &Place, before: &[&[&str]], command: &[&str]) {
-    for call in 1.. {
+    for call in calls() {
         before.iter().for_each(|command| place.does(command));
         let victim = Victim { process: 0, call };
         let traced = place.trace(command, victim);
@@ -196,7 +205,7 @@ fn die_at_each_call(place: &Place, before: &[&[&str]], command: &[&str]) {
 
 /// Kills a child of `command` at each of its calls up to execve.
 fn child_dies_at_each_call(place: &Place, command: &[&str], process: usize) {
-    for call in 1.. {
+    for call in calls() {
         let victim = Victim { process, call };
         let traced = place.trace(command, victim);
         if !traced.reached || traced.status == Some(0) {
