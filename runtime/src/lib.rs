@@ -23,6 +23,7 @@ pub mod monitor;
 mod network_device;
 mod notify;
 mod pid_file;
+mod pid_namespace;
 mod pidfd;
 pub mod plan;
 mod record;

@@ -251,6 +251,68 @@ fn lowering_the_oom_score_is_refused_and_raising_it_is_not() {
     home.fail(&["run", "c1"], "CAP_SYS_RESOURCE");
 }
 
+#[test]
+#[ignore = "needs root"]
+fn a_container_whose_processes_nobody_could_find_is_refused() {
+    let home = Home::new(&["/bin/sleep", "1000"], |spec| {
+        let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|namespace| namespace["type"] != "pid");
+        let mounts = spec["mounts"].as_array_mut().unwrap();
+        mounts.retain(|mount| mount["destination"] != "/proc");
+        for paths in ["maskedPaths", "readonlyPaths"] {
+            spec["linux"].as_object_mut().unwrap().remove(paths);
+        }
+    });
+    let words = "neither a cgroup nor a new pid namespace";
+    home.fail(&["run", "--detach", "c1"], words);
+    home.fail(&["create", "c1"], words);
+    // Whoever asks for no cgroup gets the same answer.
+    let disabled = ["--cgroup-manager", "disabled", "create", "c1"];
+    home.fail(&disabled, words);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn without_a_cgroup_processes_are_found_by_their_pid_namespace_and_the_rest_is_refused() {
+    let script = "exec 2>/dev/null; trap 'touch /dev/shm/told' USR1; \
+                  sh -c 'trap \"touch /dev/shm/too\" USR1; touch /dev/shm/ready; while :; do sleep 0.1; done' & \
+                  while :; do wait; done";
+    let home = Home::new(&["/bin/sh", "-c", script], |_| {});
+    home.succeed(&["run", "--detach", "c1"]);
+    let there = |file: &str| {
+        let args = ["exec", "c1", "/bin/ls", "/dev/shm/"];
+        home.succeed(&args).lines().any(|line| line == file)
+    };
+    support::eventually("it is ready", || there("ready"));
+    let state: Value = serde_json::from_str(&home.succeed(&["state", "c1"])).unwrap();
+    let pids: Vec<u64> = serde_json::from_str(&home.succeed(&["ps", "-f", "json", "c1"])).unwrap();
+    assert!(pids.len() >= 2, "{pids:?}");
+    assert!(pids.contains(&state["pid"].as_u64().unwrap()), "{pids:?}");
+    assert!(home.succeed(&["ps", "c1"]).lines().count() > 2);
+    home.succeed(&["kill", "--all", "c1", "USR1"]);
+    support::eventually("all are told", || there("told") && there("too"));
+    for args in [
+        &["pause", "c1"][..],
+        &["update", "--memory", "30m", "c1"],
+        &["events", "--stats", "c1"],
+    ] {
+        let output = home.runtime(args);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert!(
+            said.contains("let its user make no cgroup"),
+            "{args:?}: {said}"
+        );
+    }
+    home.succeed(&["kill", "--all", "c1", "KILL"]);
+    support::eventually("all have ended", || {
+        pids.iter().all(|pid| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+            stat.map_or(true, |stat| stat.contains(") Z"))
+        })
+    });
+}
+
 /// Below a group that was given to the user, a limit holds.
 #[test]
 #[ignore = "needs root"]

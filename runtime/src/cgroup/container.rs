@@ -23,6 +23,11 @@ use super::systemd::{self, Property, Systemd};
 use super::{Freeze, Gate, Group, Hierarchy, OomWatch, Place, Statistics};
 use crate::StepError;
 
+/// Why a user's container may have none, and how it gets one.
+const GONE_WITHOUT: &str = "the host let its user make no cgroup for it; have root give the user one, name a group \
+                            below that in linux.cgroupsPath, and create the container anew (with systemd and cgroup \
+                            v2, `--systemd-cgroup` does it)";
+
 /// A container's group, or its absence.
 #[derive(Clone, Debug)]
 pub struct ContainerGroup {
@@ -116,6 +121,15 @@ impl ContainerGroup {
         match asks_for_limits(resources) {
             true => Err(error),
             false => Ok(()),
+        }
+    }
+
+    /// Whether the container goes without a group: the driver is disabled, or the host has refused the one that nobody
+    /// asked for. To be asked once it was prepared.
+    pub(crate) fn is_without(&self) -> bool {
+        match &self.group {
+            None => true,
+            Some(group) => self.is_optional() && !group.exists(),
         }
     }
 
@@ -249,11 +263,15 @@ impl ContainerGroup {
 
     /// The group, or the reason why `verb` cannot be done without one.
     pub fn needed(&self, verb: &str) -> Result<&Group, StepError> {
-        self.group.as_ref().ok_or_else(|| {
-            let cause =
-                "the container was made without a cgroup; use the cgroupfs or systemd driver";
-            refused(verb, "container", cause)
-        })
+        match &self.group {
+            None => {
+                let cause =
+                    "the container was made without a cgroup; use the cgroupfs or systemd driver";
+                Err(refused(verb, "container", cause))
+            }
+            Some(_) if self.is_without() => Err(refused(verb, "container", GONE_WITHOUT)),
+            Some(group) => Ok(group),
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use longshore_sys::pidfd_send_signal;
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
 use rustix::io::Errno;
 use serde_json::{Value, json};
 
@@ -11,6 +12,7 @@ use super::global::Globals;
 use crate::StepError;
 use crate::cgroup::{ContainerGroup, Freeze};
 use crate::notify::{Notify, Supervisor};
+use crate::pid_namespace;
 use crate::state::{OCI_VERSION, Record, StateDirectory, Status};
 
 /// How long killed processes may take to be gone; one in uninterruptible sleep takes as long as its disk.
@@ -58,6 +60,35 @@ impl Container {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(errno) => Err(StepError::io("signal container", &self.record.id, errno)),
         }
+    }
+
+    /// All of its processes: those in its cgroup or, where the host gave it none, in its pid namespace.
+    pub(super) fn processes(&self, group: &ContainerGroup) -> Result<Vec<u32>, StepError> {
+        match (group.group(), &self.record.init) {
+            (Some(group), _) if group.exists() => group.processes(),
+            (_, Some(init)) if self.has_own_pids() => pid_namespace::members(init),
+            (_, Some(init)) if init.is_alive()? => Err(StepError::refused(
+                "find processes of",
+                &self.record.id,
+                "it has neither a cgroup nor a pid namespace of its own, by which they could be told",
+            )),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Whether the end of the first process is the end of all, by pid_namespaces(7).
+    pub(super) fn has_own_pids(&self) -> bool {
+        let Ok(spec) = self.directory.config() else {
+            return false;
+        };
+        let linux = spec.linux().as_ref();
+        let listed = linux.and_then(|linux| linux.namespaces().as_ref());
+        let own = |namespace: &LinuxNamespace| {
+            let path = namespace.path().as_ref();
+            namespace.typ() == LinuxNamespaceType::Pid
+                && path.is_none_or(|path| path.as_os_str().is_empty())
+        };
+        listed.is_some_and(|listed| listed.iter().any(own))
     }
 
     /// Listens to what the program will say to this process's supervisor, if there is one and the container was made

@@ -28,7 +28,7 @@ use crate::interrupt::Interrupt;
 use crate::launch::{self, Admission, Door, Init, NewInit};
 use crate::notify::{self, Supervisor};
 use crate::pid_file;
-use crate::plan::{HostFacts, Plan, Step, count_from_bundle};
+use crate::plan::{HostFacts, Namespace, Plan, Step, count_from_bundle};
 use crate::record::{self, Phase};
 use crate::spec::{self, CONFIG, Config};
 use crate::state::{Lock, Record, StateDirectory, Status, VERSION};
@@ -337,6 +337,7 @@ impl Making<'_> {
             notify::make_directory(self.directory.as_fd())?;
         }
         self.group.prepare(self.plan.resources.as_ref())?;
+        self.refuse_to_lose_processes()?;
         let new = NewInit {
             plan: self.plan,
             admission: Admission::First(self.group),
@@ -364,6 +365,23 @@ impl Making<'_> {
             pid_file::write(Path::new(path), init.pid).inspect_err(|_| init.end())?;
         }
         Ok(init)
+    }
+}
+
+impl Making<'_> {
+    /// What is in a group is found there, and what is in a pid namespace ends with its first process. What is in neither
+    /// would outlive its container, and nobody could tell whose it is.
+    fn refuse_to_lose_processes(&self) -> Result<(), StepError> {
+        if self.plan.clone.contains(&Namespace::Pid) || !self.group.is_without() {
+            return Ok(());
+        }
+        let cause = "it would have neither a cgroup nor a new pid namespace, and nobody could find its processes to end \
+                     them; list a pid namespace without a path, or give it a cgroup that its user may make";
+        Err(StepError::refused(
+            "create container",
+            &self.record.id,
+            cause,
+        ))
     }
 }
 

@@ -3,7 +3,6 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use longshore_sys::pidfd_send_signal;
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
 use rustix::io::Errno;
 
 use super::Command;
@@ -25,7 +24,7 @@ of a pid namespace ignores what it has no handler for, KILL and STOP excepted.
 Without a pid namespace of its own, KILL reaches every process in the container's cgroup.
 A container that has stopped is an error, unless --all or KILL finds processes that it left.",
     options: &[
-        Opt::switch("all", "To every process in the container's cgroup, also once its first one has ended.").or('a'),
+        Opt::switch("all", "To every process in the container's cgroup or, without one, pid namespace; also once its first one has ended.").or('a'),
     ],
     arguments: Arguments::between("ID [SIGNAL]", 1, 2),
     enters: false,
@@ -49,9 +48,9 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
     }
     let group = ContainerGroup::open(&container.record.cgroup)?;
     let all = given.has("all")
-        || (signal == libc::SIGKILL && !has_own_pids(&container) && is_populated(&group)?);
+        || (signal == libc::SIGKILL && !container.has_own_pids() && is_populated(&group)?);
     if all {
-        signal_all(&group, signal)?;
+        signal_all(&container, &group, signal)?;
         // Without a cgroup, and before init is in it.
         if status != Status::Stopped {
             container.signal(signal)?;
@@ -70,22 +69,6 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
     Ok(0)
 }
 
-/// Whether the end of the first process is the end of all, by pid_namespaces(7). Elsewhere SIGKILL, which says that all
-/// shall end, must reach everyone by itself.
-fn has_own_pids(container: &Container) -> bool {
-    let Ok(spec) = container.directory.config() else {
-        return false;
-    };
-    let linux = spec.linux().as_ref();
-    let listed = linux.and_then(|linux| linux.namespaces().as_ref());
-    let own = |namespace: &LinuxNamespace| {
-        let path = namespace.path().as_ref();
-        namespace.typ() == LinuxNamespaceType::Pid
-            && path.is_none_or(|path| path.as_os_str().is_empty())
-    };
-    listed.is_some_and(|listed| listed.iter().any(own))
-}
-
 fn is_populated(group: &ContainerGroup) -> Result<bool, StepError> {
     let processes = group.group().map(Group::processes).transpose()?;
     Ok(processes.is_some_and(|processes| !processes.is_empty()))
@@ -94,22 +77,19 @@ fn is_populated(group: &ContainerGroup) -> Result<bool, StepError> {
 /// How many pidfds are open at once: a group of thousands must not exhaust RLIMIT_NOFILE.
 const BATCH: usize = 128;
 
-fn signal_all(group: &ContainerGroup, signal: i32) -> Result<(), StepError> {
-    if signal == libc::SIGKILL {
+fn signal_all(container: &Container, group: &ContainerGroup, signal: i32) -> Result<(), StepError> {
+    if signal == libc::SIGKILL && !group.is_without() {
         return group.kill(PATIENCE);
     }
-    let Some(group) = group.group() else {
-        return Ok(());
-    };
-    for batch in group.processes()?.chunks(BATCH) {
+    for batch in container.processes(group)?.chunks(BATCH) {
         let open = |number: &u32| {
             let pidfd = pidfd::open(*number).context("signal process", number);
             pidfd.map(|pidfd| Some((*number, pidfd?))).transpose()
         };
         let opened: Vec<(u32, OwnedFd)> =
             batch.iter().filter_map(open).collect::<Result<_, _>>()?;
-        // Whoever is in the group still, now that there is a pidfd, is who was opened, and no later process of its pid.
-        let still = group.processes()?;
+        // Whoever is in the container still, now that there is a pidfd, is who was opened, and no later process of its pid.
+        let still = container.processes(group)?;
         for (number, pidfd) in opened {
             if still.binary_search(&number).is_err() {
                 continue;

@@ -29,7 +29,8 @@ container are left out. Their output must have a column PID.",
 fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
     let as_json = list::is_json(given)?;
     let container = Container::open(globals, given.id()?)?;
-    let pids = pids(&container)?;
+    let group = ContainerGroup::open(&container.record.cgroup)?;
+    let pids = container.processes(&group)?;
     if as_json {
         let text = serde_json::to_string(&pids).unwrap_or_default();
         return answer(&format!("{text}\n"));
@@ -46,19 +47,6 @@ fn run(globals: &Globals, given: &Given) -> Result<u8, StepError> {
         return Err(StepError::refused("run", "ps", said));
     }
     answer(&keep(&String::from_utf8_lossy(&output.stdout), &pids)?)
-}
-
-/// Those in its cgroup; without a cgroup, the first one.
-fn pids(container: &Container) -> Result<Vec<u32>, StepError> {
-    let group = ContainerGroup::open(&container.record.cgroup)?;
-    if let Some(group) = group.group() {
-        return group.processes();
-    }
-    let init = container.record.init;
-    Ok(match init {
-        Some(init) if init.is_alive()? => vec![init.pid],
-        _ => Vec::new(),
-    })
 }
 
 /// The heading, and the lines of these processes.
