@@ -15,6 +15,7 @@ mod events;
 mod exec;
 mod features;
 mod global;
+mod holder;
 mod kill;
 mod list;
 mod log;

@@ -7,7 +7,8 @@
 //! ```
 //! A hook is waited for by pidfd. At its timeout its whole process group is killed. One that does not read its
 //! standard input is none the worse for it, and one that leaves a process behind that holds its output is not
-//! waited for. What it wrote is the hook's and may be a container's: it is bounded, and no control character of it
+//! waited for. A hook on the host ends with the runtime that waits for it, however that ends; what such a hook has
+//! started itself does so only if `delete --force` is what ends the runtime. What it wrote is the hook's and may be a container's: it is bounded, and no control character of it
 //! gets through. Deliberately absent: a search in PATH, a shell, any environment of the runtime's own.
 
 use std::fmt::Write as _;
@@ -122,7 +123,7 @@ fn one(
         cause: format!("{kind} hook could not be run: {error}"),
         ..StepError::io(STEP, hook.path.display(), error)
     };
-    let (mut child, output) = spawn(hook, directory).map_err(io)?;
+    let (mut child, output) = spawn(kind, hook, directory).map_err(io)?;
     let watch = Watch::new(&mut child, output, hook.timeout, interrupt);
     let watched = watch.and_then(|watch| watch.finish(state));
     let (outcome, output) = match watched {
@@ -157,7 +158,11 @@ fn one(
 }
 
 /// The hook, and what it writes: both streams in one pipe, so that all comes in the order in which it was written.
-fn spawn(hook: &Hook, directory: Option<&Path>) -> std::io::Result<(Child, OwnedFd)> {
+fn spawn(
+    kind: HookKind,
+    hook: &Hook,
+    directory: Option<&Path>,
+) -> std::io::Result<(Child, OwnedFd)> {
     let mut command = Command::new(&hook.path);
     let (output, ends) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let error_end = rustix::io::fcntl_dupfd_cloexec(&ends, 3)?;
@@ -176,6 +181,10 @@ fn spawn(hook: &Hook, directory: Option<&Path>) -> std::io::Result<(Child, Owned
     }
     if let Some(directory) = directory {
         command.current_dir(directory);
+    }
+    // Those in the container are in its cgroup and its pid namespace, and under its filter, which may know nothing of this.
+    if !matches!(kind, HookKind::CreateContainer | HookKind::StartContainer) {
+        longshore_sys::end_with_parent(&mut command);
     }
     Ok((command.spawn()?, output))
 }

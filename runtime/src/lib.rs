@@ -26,6 +26,7 @@ mod pid_file;
 mod pid_namespace;
 mod pidfd;
 pub mod plan;
+mod proc_stat;
 mod record;
 mod resctrl;
 mod rights;

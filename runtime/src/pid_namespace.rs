@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use crate::StepError;
 use crate::error::Context;
-use crate::kernel_text;
+use crate::proc_stat::Stat;
 use crate::record::Process;
 
 /// Pids in the namespace that `first` is the first process of, sorted. None once it has ended: the kernel ends the
@@ -32,9 +32,8 @@ pub(crate) fn members(first: &Process) -> Result<Vec<u32>, StepError> {
         let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
-        // It may have ended since it was listed.
-        if let Some(parent) = parent_of(pid) {
-            children.entry(parent).or_default().push(pid);
+        if let Some(stat) = Stat::of(pid) {
+            children.entry(stat.parent).or_default().push(pid);
         }
         if namespace_of(pid).as_ref() == Some(&namespace) {
             found.push(pid);
@@ -57,14 +56,6 @@ fn namespace_of(pid: u32) -> Option<PathBuf> {
     std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok()
 }
 
-/// proc_pid_stat(5): the fourth field. The second is in parentheses, and may have anything in it.
-fn parent_of(pid: u32) -> Option<u32> {
-    let stat = kernel_text::read(format!("/proc/{pid}/stat")).ok()?;
-    let stat = String::from_utf8_lossy(&stat);
-    let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_whitespace().nth(1)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,7 +68,7 @@ mod tests {
             .spawn()
             .unwrap();
         let there = members(&own).unwrap();
-        assert_eq!(parent_of(child.id()), Some(own.pid));
+        assert_eq!(Stat::of(child.id()).unwrap().parent, own.pid);
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(there.contains(&own.pid) && there.contains(&child.id()));

@@ -4,6 +4,7 @@ mod support;
 
 use serde_json::{Value, json};
 use support::bundle::Bundle;
+use support::eventually;
 
 /// A hook of the host's file system that runs a script.
 fn hook(script: &str) -> Value {
@@ -247,30 +248,73 @@ fn a_hook_that_hangs_is_ended_by_its_timeout_or_by_a_forced_delete() {
         "{error}"
     );
     bundle.assert_nothing_left();
-    let fifo = bundle.path().join("fifo");
-    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    bundle.configure(&["/bin/true"], |spec| {
-        spec["hooks"] = json!({"createRuntime": [hook(&format!("echo $$ > {}; exec sleep 1000", fifo.display()))]});
-    });
-    let mut creating = bundle
-        .command(&["create", "c1"])
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    let hanging: i32 = std::fs::read_to_string(&fifo)
-        .unwrap()
-        .trim()
-        .parse()
-        .unwrap();
+    // It, and what it has started.
+    let (hook, mut creating) = hang(&bundle, "createRuntime", &["create", "c1"]);
     bundle.succeed(&["delete", "--force", "c1"]);
     creating.wait().unwrap();
     bundle.assert_nothing_left();
-    // It is nobody's any more, but it is the host's, where hooks of the host belong.
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(hanging),
-        nix::sys::signal::Signal::SIGKILL,
-    )
-    .unwrap();
+    for pid in hook {
+        eventually("the hook has ended", || has_ended(pid));
+    }
+}
+
+/// Starts a command that waits for a hook, which waits for ever: the hook, a process that it has started, and the command.
+fn hang(bundle: &Bundle, kind: &str, command: &[&str]) -> ([u32; 2], std::process::Child) {
+    let fifo = bundle.path().join(format!("fifo-{kind}"));
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let script = format!("sleep 1000 & echo $$ $! > {}; wait", fifo.display());
+    bundle.configure(&["/bin/true"], |spec| {
+        spec["hooks"] = json!({kind: [hook(&script)]});
+    });
+    if kind == "poststop" {
+        bundle.succeed(&["create", "c1"]);
+    }
+    let mut command = bundle.command(command);
+    let waiting = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+    let pids = std::fs::read_to_string(&fifo).unwrap();
+    let pids: Vec<u32> = pids
+        .split_whitespace()
+        .map(|pid| pid.parse().unwrap())
+        .collect();
+    ([pids[0], pids[1]], waiting)
+}
+
+fn has_ended(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z"))
+}
+
+/// Whatever ends the runtime: what hangs on the host for its sake does not outlive it.
+#[test]
+#[ignore = "needs root"]
+fn a_hook_of_the_host_ends_with_the_runtime_that_waits_for_it() {
+    for (kind, command, signal) in [
+        ("createRuntime", &["create", "c1"][..], libc::SIGKILL),
+        ("poststop", &["delete", "--force", "c1"], libc::SIGTERM),
+        ("poststop", &["delete", "c1"], libc::SIGKILL),
+    ] {
+        let bundle = Bundle::new();
+        let ([hook, started], mut waiting) = hang(&bundle, kind, command);
+        let signal = nix::sys::signal::Signal::try_from(signal).unwrap();
+        let runtime = nix::unistd::Pid::from_raw(waiting.id() as i32);
+        nix::sys::signal::kill(runtime, signal).unwrap();
+        waiting.wait().unwrap();
+        eventually("the hook has ended", || has_ended(hook));
+        // Its own affair, as it would be after the hook.
+        let started = nix::unistd::Pid::from_raw(started as i32);
+        nix::sys::signal::kill(started, nix::sys::signal::Signal::SIGKILL).unwrap();
+        bundle.configure(&["/bin/true"], |_| {});
+        if kind == "poststop" {
+            forget_hooks(&bundle);
+        }
+    }
+}
+
+/// Else the bundle's end would wait for them.
+fn forget_hooks(bundle: &Bundle) {
+    let file = bundle.state_root().join("c1/state.json");
+    let mut record: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    record.as_object_mut().unwrap().remove("poststop").unwrap();
+    std::fs::write(file, record.to_string()).unwrap();
 }
 
 /// A startContainer hook is a program of the image: it gets nothing that the container's own program has not.

@@ -10,6 +10,7 @@
 pub mod bpf;
 
 mod arena;
+mod child;
 mod clone;
 mod exec;
 mod keyring;
@@ -22,6 +23,7 @@ mod signal;
 pub mod start;
 
 pub use arena::Arena;
+pub use child::end_with_parent;
 pub use clone::{CloneNamespace, Forked, clone3, clone3_sibling, exit_now};
 pub use exec::{
     NotExecuted, Preserved, Program, close_all_on_exec, duplicate_inherited, exec_keeping,

@@ -6,7 +6,6 @@
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::Command;
@@ -17,7 +16,6 @@ use crate::StepError;
 use crate::cgroup::{ContainerGroup, Driver, Location, Surroundings};
 use crate::error::Context;
 use crate::hooks;
-use crate::pidfd;
 use crate::resctrl;
 use crate::state::{Lock, Record, StateDirectory, Status};
 
@@ -107,7 +105,7 @@ fn by_force(globals: &Globals, directory: StateDirectory) -> Result<(), StepErro
             globals.log.warning(&format!(
                 "kill process {holder}, which does not let go of the container"
             ));
-            kill_holder(holder, &directory)?;
+            super::holder::end(holder, &directory)?;
         }
     }
 }
@@ -227,20 +225,5 @@ fn end_first_process(record: &Record) -> Result<(), StepError> {
             "its first process does not end; it may wait for a disk",
         )),
         _ => Ok(()),
-    }
-}
-
-/// The holder of the lock is looked at again once there is a pidfd: still the holder, so the pidfd is its own and not a
-/// later process's.
-fn kill_holder(number: u32, directory: &StateDirectory) -> Result<(), StepError> {
-    let Some(pidfd) = pidfd::open(number).context("kill process", number)? else {
-        return Ok(());
-    };
-    if directory.locked_by()? != Some(number) {
-        return Ok(());
-    }
-    match pidfd_send_signal(pidfd, Signal::KILL) {
-        Ok(()) | Err(Errno::SRCH) => Ok(()),
-        Err(errno) => Err(StepError::io("kill process", number, errno)),
     }
 }
