@@ -110,7 +110,7 @@ impl NewInit<'_> {
             Admission::Join(entrance) => (entrance.clone_fd()?, entrance.gates()?),
         };
         let forked = clone3(&first(plan), directory.as_ref().map(AsFd::as_fd));
-        match forked.context("clone", "init")? {
+        match forked.map_err(not_cloned)? {
             Forked::Parent { pid, pidfd } => {
                 let mut init = Init {
                     pid,
@@ -275,6 +275,22 @@ impl Init {
 fn wait(pidfd: &OwnedFd) -> Result<Option<WaitIdStatus>, Errno> {
     let wait = || waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
     rustix::io::retry_on_intr(wait)
+}
+
+/// clone3(2) in words: EAGAIN is a limit on processes, of which there are two.
+pub(crate) fn not_cloned(errno: Errno) -> StepError {
+    let error = StepError::io("clone", "init", errno);
+    match errno {
+        Errno::AGAIN => StepError {
+            cause: format!(
+                "{}; a limit on processes is reached: the container's (raise it by `update --pids-limit`), or its \
+                 user's (RLIMIT_NPROC)",
+                error.cause
+            ),
+            ..error
+        },
+        _ => error,
+    }
 }
 
 /// Why there will be no init.

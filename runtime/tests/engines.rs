@@ -120,6 +120,11 @@ fn podman_runs_executes_pauses_and_removes() {
     ));
     let said = succeed(podman(&host).args(["exec", "stays", "/bin/echo", "inside"]));
     assert_eq!(said, "inside\n");
+    // podman tells these apart by the runtime's words.
+    for (program, status) in [("/etc", 126), ("/nothing", 127), ("nothing", 127)] {
+        let (output, said) = words(podman(&host).args(["exec", "stays", program]));
+        assert_eq!(output.status.code(), Some(status), "{program}: {said}");
+    }
     succeed(podman(&host).args(["pause", "stays"]));
     succeed(podman(&host).args(["unpause", "stays"]));
     let said = succeed(podman(&host).args(["stats", "--no-stream", "stays"]));

@@ -508,3 +508,14 @@ fn no_group_of_the_caller_comes_along_where_none_can_be_set() {
     let groups = String::from_utf8_lossy(&said.stdout);
     assert_eq!(groups.trim(), "Groups:", "{said:?}");
 }
+
+#[test]
+#[ignore = "needs root"]
+fn an_exec_that_the_pids_limit_refuses_names_it() {
+    let bundle = Bundle::running(|spec| {
+        spec["linux"]["resources"] = json!({"pids": {"limit": 1}});
+    });
+    let (status, said) = bundle.refusal(&["exec", ID, "true"]);
+    assert_eq!(status, 255);
+    assert!(said.contains("`update --pids-limit`"), "{said}");
+}

@@ -249,17 +249,32 @@ fn a_hook_that_hangs_is_ended_by_its_timeout_or_by_a_forced_delete() {
     );
     bundle.assert_nothing_left();
     // It, and what it has started.
-    let (hook, mut creating) = hang(&bundle, "createRuntime", &["create", "c1"]);
+    let (hanging, mut creating) = hang(&bundle, "createRuntime", &["create", "c1"]);
     bundle.succeed(&["delete", "--force", "c1"]);
     creating.wait().unwrap();
     bundle.assert_nothing_left();
-    for pid in hook {
-        eventually("the hook has ended", || has_ended(pid));
+    eventually("the hook has ended", || has_ended(hanging.leader));
+    eventually("so has what it started", || has_ended(hanging.started));
+}
+
+/// A hook that waits for ever, and a process that it has started. The test ends both, if nobody else has.
+struct Hanging {
+    leader: u32,
+    started: u32,
+}
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        // The group is the hook's as long as one of both is there.
+        if !has_ended(self.leader) || !has_ended(self.started) {
+            let group = nix::unistd::Pid::from_raw(self.leader as i32);
+            nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL).ok();
+        }
     }
 }
 
-/// Starts a command that waits for a hook, which waits for ever: the hook, a process that it has started, and the command.
-fn hang(bundle: &Bundle, kind: &str, command: &[&str]) -> ([u32; 2], std::process::Child) {
+/// Starts a command that waits for a hook, which hangs.
+fn hang(bundle: &Bundle, kind: &str, command: &[&str]) -> (Hanging, std::process::Child) {
     let fifo = bundle.path().join(format!("fifo-{kind}"));
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let script = format!("sleep 1000 & echo $$ $! > {}; wait", fifo.display());
@@ -276,7 +291,8 @@ fn hang(bundle: &Bundle, kind: &str, command: &[&str]) -> ([u32; 2], std::proces
         .split_whitespace()
         .map(|pid| pid.parse().unwrap())
         .collect();
-    ([pids[0], pids[1]], waiting)
+    let (leader, started) = (pids[0], pids[1]);
+    (Hanging { leader, started }, waiting)
 }
 
 fn has_ended(pid: u32) -> bool {
@@ -293,15 +309,13 @@ fn a_hook_of_the_host_ends_with_the_runtime_that_waits_for_it() {
         ("poststop", &["delete", "c1"], libc::SIGKILL),
     ] {
         let bundle = Bundle::new();
-        let ([hook, started], mut waiting) = hang(&bundle, kind, command);
+        let (hanging, mut waiting) = hang(&bundle, kind, command);
         let signal = nix::sys::signal::Signal::try_from(signal).unwrap();
         let runtime = nix::unistd::Pid::from_raw(waiting.id() as i32);
         nix::sys::signal::kill(runtime, signal).unwrap();
         waiting.wait().unwrap();
-        eventually("the hook has ended", || has_ended(hook));
-        // Its own affair, as it would be after the hook.
-        let started = nix::unistd::Pid::from_raw(started as i32);
-        nix::sys::signal::kill(started, nix::sys::signal::Signal::SIGKILL).unwrap();
+        // What it has started is its own affair, as it would be after the hook.
+        eventually("the hook has ended", || has_ended(hanging.leader));
         bundle.configure(&["/bin/true"], |_| {});
         if kind == "poststop" {
             forget_hooks(&bundle);

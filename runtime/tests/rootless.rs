@@ -313,6 +313,21 @@ fn without_a_cgroup_processes_are_found_by_their_pid_namespace_and_the_rest_is_r
     });
 }
 
+/// It tells how much the caller could give.
+#[test]
+#[ignore = "needs root"]
+fn a_limit_above_the_caller_s_own_is_refused_with_a_remedy() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    let Some(limit) = limit else {
+        return support::skip::skip("the test has no limit on open files");
+    };
+    let home = Home::new(&["/bin/true"], |spec| {
+        spec["process"]["rlimits"] =
+            json!([{"type": "RLIMIT_NOFILE", "soft": limit + 1, "hard": limit + 1}]);
+    });
+    home.fail(&["run", "c1"], &format!("ask for at most {limit}"));
+}
+
 /// Below a group that was given to the user, a limit holds.
 #[test]
 #[ignore = "needs root"]

@@ -85,7 +85,7 @@ fn a_container_whose_init_is_killed_on_its_way_has_not_started() {
     let (code, said) = end(&bundle, start);
     assert_eq!(code, Some(1), "{said}");
     assert!(
-        said.contains("was killed before it could execute"),
+        said.contains("was killed before it could execute it: by `kill` or `delete --force`"),
         "{said}"
     );
     assert_eq!(status_of(&bundle), "stopped");

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use caps::Capability;
 use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Pid, Resource, Rlimit as Limits, set_dumpable_behavior};
 use rustix::thread::{CapabilitySet, CapabilitySets as KernelSets, Gid, Uid};
 
@@ -24,8 +25,9 @@ pub(super) fn set_rlimit(limit: &Rlimit) -> Result<(), StepError> {
         current: finite(limit.soft),
         maximum: finite(limit.hard),
     };
-    let set = rustix::process::setrlimit(resource(&limit.name)?, limits);
-    set.context(LIMIT, text(limit))
+    let resource = resource(&limit.name)?;
+    let set = rustix::process::setrlimit(resource, limits);
+    set.map_err(|errno| not_set(limit, rustix::process::getrlimit(resource).maximum, errno))
 }
 
 /// Raises the hard limit of `process`, None being this one, where it is lower than `limit`'s, and leaves the soft one as
@@ -47,7 +49,24 @@ pub(crate) fn make_room(process: Option<Pid>, limit: &Rlimit) -> Result<(), Step
         ..now
     };
     let set = rustix::process::prlimit(process, resource, raised);
-    set.map(drop).context(LIMIT, text(limit))
+    set.map(drop)
+        .map_err(|errno| not_set(limit, now.maximum, errno))
+}
+
+/// setrlimit(2): EPERM where the hard limit `now` would be raised, EINVAL where it would be below the soft one.
+fn not_set(limit: &Rlimit, now: Option<u64>, errno: Errno) -> StepError {
+    let error = StepError::io(LIMIT, text(limit), errno);
+    match (errno, now) {
+        (Errno::PERM, Some(now)) => StepError {
+            cause: format!(
+                "{}; more than the caller's own hard limit {now} needs CAP_SYS_RESOURCE on the host: ask for at most {now} \
+                 (process.rlimits; `--ulimit` of podman), or raise the caller's",
+                error.cause
+            ),
+            ..error
+        },
+        _ => error,
+    }
 }
 
 /// RLIM_INFINITY is no bound.

@@ -71,7 +71,7 @@ pub(crate) fn explain(program: &str, errno: Errno) -> StepError {
         Errno::ACCESS | Errno::PERM => {
             "permission denied; the file must be executable (chmod +x) for the container's user"
         }
-        Errno::ISDIR => "it is a directory; name a program inside it",
+        Errno::ISDIR => "permission denied: it is a directory; name a program inside it",
         Errno::NOEXEC => {
             "not a program of this architecture, nor a script with a first line such as #!/bin/sh"
         }
@@ -104,7 +104,11 @@ mod tests {
         assert!(error("missing").cause.contains("no such program in PATH"));
         assert!(error("/missing").cause.contains("no such file"));
         assert!(error("plain").cause.contains("chmod +x"));
-        assert!(error(path).cause.contains("is a directory"));
+        let directory = error(path).cause;
+        assert!(
+            directory.contains("is a directory") && directory.contains("permission denied"),
+            "{directory}"
+        );
         assert!(error("/dev/null").cause.contains("permission denied"));
     }
 

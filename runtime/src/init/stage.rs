@@ -8,8 +8,7 @@ use longshore_sys::{Forked, clone3_sibling, exit_now};
 use super::Walk;
 use super::talk::{FromInit, ToInit};
 use crate::StepError;
-use crate::error::Context;
-use crate::launch::cloned;
+use crate::launch::{cloned, not_cloned};
 use crate::plan::Plan;
 
 /// Walks the stage's steps and clones init, which walks the plan's. Comes back only with an error, in either.
@@ -33,5 +32,5 @@ pub(super) fn run(walk: &mut Walk, plan: &Plan) -> StepError {
 fn stage(walk: &mut Walk, plan: &Plan) -> Result<Forked, StepError> {
     plan.stage.iter().try_for_each(|step| walk.take(step))?;
     let of_stage = plan.user.as_ref().is_some_and(|user| user.of_stage);
-    clone3_sibling(&cloned(&plan.clone, !of_stage)).context("clone", "init")
+    clone3_sibling(&cloned(&plan.clone, !of_stage)).map_err(not_cloned)
 }

@@ -122,7 +122,8 @@ pub(super) fn order_start(
 
 /// By a signal, or for want of memory: whatever happens to init in words, it tells.
 pub(crate) fn killed(entrypoint: &str) -> StepError {
-    let cause = "init was killed before it could execute it; its memory limit may be too small";
+    let cause = "init was killed before it could execute it: by `kill` or `delete --force`, or by the kernel if the memory \
+                 limit is too small";
     StepError::refused("start", entrypoint, cause)
 }
 
