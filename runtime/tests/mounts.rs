@@ -344,6 +344,32 @@ fn a_mount_may_take_the_place_of_the_root() {
     );
 }
 
+#[test]
+#[ignore = "needs root"]
+fn options_of_a_new_cgroup_mount_reach_the_kernel() {
+    let host = Host::new();
+    let with = |option: &str| {
+        host.spec(&["/bin/true"], |spec| {
+            let mounts = spec["mounts"].as_array_mut().unwrap();
+            let cgroup = mounts.iter_mut().find(|mount| mount["type"] == "cgroup");
+            cgroup.unwrap()["options"] = json!(["ro", option]);
+        })
+    };
+    let (exit, output) = host.run(&with("nsdelegate"), Root::busybox());
+    assert_eq!(exit.code, 0, "{output}");
+    std::fs::remove_dir_all(host.log_dir()).unwrap();
+    let refused = host.create(&with("no_such_option"), Root::busybox()).err();
+    // On v1 the view is no single file system; the plan warns.
+    let expected = host.group("").is_v2();
+    assert_eq!(refused.is_some(), expected, "{refused:?}");
+    if let Some(error) = refused {
+        let error = error.to_string();
+        let told =
+            error.contains("mount cgroup /sys/fs/cgroup") && error.contains("Invalid argument");
+        assert!(told, "{error}");
+    }
+}
+
 /// CVE-2023-25809 and its like: the host's groups are not there, and what is may be asked to be read-only.
 #[test]
 #[ignore = "needs root"]

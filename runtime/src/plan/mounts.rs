@@ -174,13 +174,7 @@ impl Mounts {
             if !source.is_absolute() {
                 return Err("the source of a bind mount must be an absolute path, or one relative to a bundle".into());
             }
-            for name in options.foreign() {
-                let warning = format!(
-                    "mount {}: a bind mount has no option `{name}`",
-                    destination.display()
-                );
-                self.warnings.push(warning);
-            }
+            self.ignore(destination, "a bind mount", &options);
             let map = idmap::of(mount, options.map.as_ref(), around.ids.as_ref())?;
             if map.is_some() && around.old_calls {
                 return Err("an id-mapped mount needs Linux 5.12 or newer; give the files to the ids themselves".into());
@@ -288,12 +282,26 @@ impl Mounts {
             // Without a namespace a new mount would show the host's groups: clones of the container's own instead.
             self.open.push(Step::OpenCgroups(hierarchies.clone()));
         }
+        let one_new_mount = around.own_cgroup && hierarchies.is_empty();
+        if !one_new_mount {
+            self.ignore(destination, "this host's view of cgroups", options);
+        }
         self.attach.push(Step::MountCgroup(CgroupView {
             destination: destination.to_owned(),
             flags,
             hierarchies,
             cloned: !around.own_cgroup,
+            data: match one_new_mount {
+                true => options.data.clone(),
+                false => Vec::new(),
+            },
         }));
+    }
+
+    fn ignore(&mut self, destination: &Path, whose: &str, options: &Options) {
+        let at = destination.display();
+        let warning = |name: &str| format!("mount {at}: {whose} has no option `{name}`");
+        self.warnings.extend(options.foreign().map(warning));
     }
 
     fn filesystem(

@@ -329,6 +329,8 @@ pub struct CgroupView {
     pub hierarchies: Vec<String>,
     /// Whether it is built of what [`Step::OpenCgroups`] cloned: there is no cgroup namespace.
     pub cloned: bool,
+    /// Options of the file system, for a new mount of v2; the kernel ignores those that it knows outside of the initial namespace.
+    pub data: Vec<(String, Option<String>)>,
 }
 
 /// A bind mount whose source is cloned already.

@@ -102,10 +102,11 @@ pub(in crate::init) fn cgroup_view(
     super::refuse_procfs(target.as_fd(), &view.destination)?;
     if view.hierarchies.is_empty() {
         let whole = || match (view.cloned, cloned) {
-            (false, _) => attach(
-                detached("cgroup2", &[], view.flags)?.as_fd(),
-                target.as_fd(),
-            ),
+            (false, _) => {
+                let data: Vec<_> = view.data.iter().map(pair).collect();
+                let new = detached("cgroup2", &data, view.flags)?;
+                attach(new.as_fd(), target.as_fd())
+            }
             (true, [Some(own)]) => attach_clone(own, target.as_fd(), view.flags),
             (true, _) => Err(Errno::NOENT),
         };
@@ -126,6 +127,10 @@ pub(in crate::init) fn cgroup_view(
         v1_hierarchy(frame.as_fd(), hierarchy, view.flags, clone).context(step, hierarchy)?;
     }
     set_flags(frame.as_fd(), view.flags, false).context("make read-only", &subject)
+}
+
+fn pair((name, value): &(String, Option<String>)) -> (&str, Option<&str>) {
+    (name, value.as_deref())
 }
 
 fn v1_hierarchy(

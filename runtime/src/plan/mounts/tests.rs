@@ -172,6 +172,31 @@ fn a_cgroup_mount_without_a_cgroup_namespace_shows_the_container_s_own() {
     .assert_eq(&with_own);
 }
 
+/// v2 is one file system, which has options; what stands for it elsewhere has none.
+#[test]
+fn a_cgroup_mount_s_own_options_are_for_a_new_mount_of_v2() {
+    let mounts = json!([{"destination": "/c", "type": "cgroup", "options": ["nsdelegate", "x=y"]}]);
+    let namespaces = json!({"namespaces": [{"type": "mount"}, {"type": "cgroup"}]});
+    let v2 = HostFacts {
+        v1_hierarchies: Vec::new(),
+        ..host(true)
+    };
+    let text = plan_on(&v2, namespaces.clone(), mounts.clone()).unwrap();
+    expect_test::expect![[r#"
+        attach: mount cgroup /c rw,nosuid,nodev,noexec [cgroup2] nsdelegate x=y
+    "#]]
+    .assert_eq(&text);
+    let v1 = plan_on(&host(true), namespaces, mounts.clone()).unwrap();
+    let cloned = plan_on(&v2, json!({"namespaces": [{"type": "mount"}]}), mounts).unwrap();
+    for text in [v1, cloned] {
+        let told = "warning: mount /c: this host's view of cgroups has no option `nsdelegate`";
+        assert!(
+            text.contains(told) && !text.contains("] nsdelegate"),
+            "{text}"
+        );
+    }
+}
+
 #[test]
 fn in_a_user_namespace_the_parent_opens_and_procfs_comes_before_the_pivot() {
     let mounts = json!([

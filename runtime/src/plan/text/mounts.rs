@@ -152,6 +152,7 @@ impl fmt::Display for CgroupView {
             flags,
             hierarchies,
             cloned,
+            data: options,
         } = self;
         let verb = if *cloned { "attach own" } else { "mount" };
         let version = version(hierarchies);
@@ -159,7 +160,8 @@ impl fmt::Display for CgroupView {
             f,
             "{verb} cgroup {} {flags} [{version}]",
             destination.display()
-        )
+        )?;
+        data(f, options)
     }
 }
 
