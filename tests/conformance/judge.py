@@ -148,12 +148,12 @@ def read_terminal(master, said):
         said.append(os.read(master, 1 << 16))
 
 
-def known_failures(path, heading):
-    """The names in the first column of the tables below the heading that names the suite."""
+def known_failures(path, headings):
+    """The names in the first column of the tables below these headings."""
     names, inside = set(), False
     for line in path.read_text().splitlines() if path.exists() else []:
         if line.startswith("#"):
-            inside = heading in line
+            inside = line.lstrip("# ").rstrip() in headings
         row = re.match(r"^\|\s*`([^`]+)`", line)
         if inside and row:
             names.add(row[1])
@@ -173,6 +173,7 @@ def main():
     parser.add_argument("--runtime", required=True)
     parser.add_argument("--list", type=pathlib.Path, required=True)
     parser.add_argument("--logs", type=pathlib.Path, required=True)
+    parser.add_argument("--place", help="the list's heading for what fails at a place only, behind the suite's name")
     parser.add_argument("programs", nargs="*")
     arguments = parser.parse_args()
     suite = suite_in(arguments.suite)
@@ -191,12 +192,15 @@ def main():
     by_verdict = collections.defaultdict(list)
     for result in results:
         by_verdict[result.verdict].append(result)
-    known = known_failures(arguments.list, suite.heading)
+    everywhere = known_failures(arguments.list, {suite.heading})
+    there = known_failures(arguments.list, {f"{suite.heading} {arguments.place}"})
+    known = everywhere | there
     names = {result.name for result in by_verdict["failed"]}
     show("failed", [f"{r.name}: {r.why}" + (" (listed)" if r.name in known else "") for r in by_verdict["failed"]])
     show("skipped", [f"{r.name}: {r.why}" for r in by_verdict["skipped"]])
     passed = {result.name for result in by_verdict["passed"]}
-    show("on the list, yet passed: take them off it", sorted(known & passed))
+    # At another place, what the host lacks is there.
+    show("on the list, yet passed: take them off it", sorted((there if arguments.place else known) & passed))
     show("failed and not on the list", sorted(names - known))
     print(f"\nlogs: {logs}")
     print(f"{len(by_verdict['passed'])} passed, {len(by_verdict['failed'])} failed, {len(by_verdict['skipped'])} skipped")
