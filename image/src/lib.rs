@@ -11,6 +11,7 @@
 use std::sync::Arc;
 
 mod digest;
+mod disk;
 mod error;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;

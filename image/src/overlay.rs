@@ -1,8 +1,8 @@
 //! Detached overlayfs mounts: a stack of directories becomes a file system that is mounted nowhere.
 //!
 //! Where to mount is told by a directory of ours that holds `l/0..n` (links to the directories to stack, the
-//! topmost first), `upper` and `work` if the mount is to be written to, and `m`, where the fallback for old
-//! kernels mounts for a moment.
+//! topmost first), `upper` and `work` if the mount is to be written to, and `m` and `d`, where the fallback for old
+//! kernels and a disk are mounted for a moment.
 //!
 //! The mount is detached (fsmount(2), or open_tree(2) on kernels before 6.7): no process sees it until the
 //! runtime attaches it, and it is gone with its last descriptor. Options, and why:
@@ -10,7 +10,7 @@
 //! - `index=off`: with it overlayfs refuses an upper directory whose layers were pulled anew (ESTALE).
 //! - `metacopy=off`, `redirect_dir=nofollow`: both let attributes of a layer point elsewhere. Renaming a
 //!   directory of the image gives EXDEV, as it does below other container engines.
-//! - `xino` is left alone: all layers and the upper directory are on one file system, where it has no effect.
+//! - `xino` is left alone where all layers and the upper directory are on one file system: it has no effect there.
 //!
 //! Absent on purpose: `volatile` (a container's fsync keeps its word), nodev (as in other engines the device
 //! cgroup decides), id-mapped layers.
@@ -19,13 +19,14 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags,
     fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, open_tree,
 };
 
+use crate::disk::Device;
 use crate::error::printable;
 
 const OPTIONS: [(&str, &str); 3] = [
@@ -34,19 +35,24 @@ const OPTIONS: [(&str, &str); 3] = [
     ("redirect_dir", "nofollow"),
 ];
 
-/// Whether the mount has an upper directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whether the mount has an upper directory, and where.
+#[derive(Debug)]
 pub(crate) enum Access {
     ReadOnly,
     Writable,
+    /// On a file system of its own, in a directory there; `upper` says what mode and owner it begins with.
+    OnDisk(Device, String),
 }
 
 /// Mounts what `dir` describes; `lower` is the number of its links.
 pub(crate) fn mount(dir: OwnedFd, lower: usize, access: Access) -> Result<OwnedFd, String> {
     /// Once the old way has helped it is taken at once: an old kernel logs a line at each new try.
     static OLD_KERNEL: AtomicBool = AtomicBool::new(false);
+    if let Access::OnDisk(..) = access {
+        return mount_old(dir, lower, access);
+    }
     if !OLD_KERNEL.load(Ordering::Relaxed)
-        && let Some(mounted) = mount_new(dir.as_fd(), lower, access)?
+        && let Some(mounted) = mount_new(dir.as_fd(), lower, &access)?
     {
         return Ok(mounted);
     }
@@ -59,7 +65,7 @@ pub(crate) fn mount(dir: OwnedFd, lower: usize, access: Access) -> Result<OwnedF
 pub(crate) fn mount_new(
     root: BorrowedFd<'_>,
     lower: usize,
-    access: Access,
+    access: &Access,
 ) -> Result<Option<OwnedFd>, String> {
     let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| {
         format!("fsopen overlay: {e}; the kernel must have overlayfs, and the agent CAP_SYS_ADMIN")
@@ -75,7 +81,7 @@ pub(crate) fn mount_new(
             other => other.map_err(|e| format!("layer {at}: {e}{}", log(fs.as_fd())))?,
         }
     }
-    if access == Access::Writable {
+    if let Access::Writable = access {
         for (key, name) in [("upperdir", "upper"), ("workdir", "work")] {
             set(key, &by_fd(&path_fd(root, name)?))?;
         }
@@ -162,8 +168,17 @@ fn mount_privately(root: BorrowedFd<'_>, lower: usize, access: Access) -> Result
     })?;
     let layers: Vec<String> = (0..lower).map(|at| format!("l/{at}")).collect();
     let mut options = format!("lowerdir={}", layers.join(":"));
-    if access == Access::Writable {
-        options.push_str(",upperdir=upper,workdir=work");
+    match access {
+        Access::ReadOnly => {}
+        Access::Writable => options.push_str(",upperdir=upper,workdir=work"),
+        Access::OnDisk(device, name) => {
+            device.mount("d").map_err(|e| format!("mount ext4: {e}"))?;
+            make_upper(&name)?;
+            // Two file systems, whose inode numbers are told apart.
+            options.push_str(&format!(
+                ",upperdir=d/{name}/upper,workdir=d/{name}/work,xino=auto"
+            ));
+        }
     }
     for (key, value) in OPTIONS {
         options.push_str(&format!(",{key}={value}"));
@@ -179,4 +194,27 @@ fn mount_privately(root: BorrowedFd<'_>, lower: usize, access: Access) -> Result
     .map_err(|e| refused(&e.to_string()))?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     open_tree(rustix::fs::CWD, "m", flags).map_err(|e| format!("open_tree: {e}"))
+}
+
+/// The upper directory on the disk at `d`, with mode and owner of the one that stands here. It appears whole; what a
+/// crash left of an earlier try is taken up again.
+fn make_upper(name: &str) -> Result<(), String> {
+    let error = |call: &str, e: Errno| format!("{call} on the disk: {e}");
+    let (whole, half) = (format!("d/{name}"), format!("d/{name}.new"));
+    if rustix::fs::stat(&whole).is_ok() {
+        return Ok(());
+    }
+    let upper = format!("{half}/upper");
+    for path in [&half, &upper, &format!("{half}/work")] {
+        match rustix::fs::mkdir(path, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(error("mkdir", e)),
+        }
+    }
+    let stat = rustix::fs::stat("upper").map_err(|e| error("stat", e))?;
+    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    rustix::fs::chown(&upper, Some(uid), Some(gid)).map_err(|e| error("chown", e))?;
+    let mode = Mode::from_bits_truncate(stat.st_mode & 0o7777);
+    rustix::fs::chmod(&upper, mode).map_err(|e| error("chmod", e))?;
+    rustix::fs::rename(&half, &whole).map_err(|e| error("rename", e))
 }

@@ -2,7 +2,8 @@
 //!
 //! `roots/<id>/` holds what [`overlay`] wants (`l`, `upper`, `work`, `m`) and `image.json` (whose root this is). It
 //! appears whole, by rename. It is also the proof that its layers are in use: nothing collects what a root stands
-//! on. Absent on purpose: quotas, read-only roots (a mount attribute, the runtime's), and any record of who uses a root.
+//! on. With a [disk](crate::disk), `upper` is only the pattern of the upper directory there, and `d` where it is mounted
+//! for a moment. Absent on purpose: read-only roots (a mount attribute, the runtime's), and any record of who uses a root.
 
 use std::os::fd::OwnedFd;
 
@@ -12,9 +13,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::Image;
 use crate::digest::Digest;
+use crate::disk;
 use crate::error::{ImageError, printable};
 use crate::overlay::{self, Access};
 use crate::store::layout::Layout;
+use crate::store::random_name;
 use crate::store::stack::{self, Floor};
 
 const RECORD_MAX: u64 = 64 * 1024;
@@ -23,6 +26,15 @@ const RECORD_MAX: u64 = 64 * 1024;
 struct Record {
     version: u32,
     manifest: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    disk: Option<OnDisk>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct OnDisk {
+    name: String,
+    /// Of this root there; never another's, also if the same id had a root before.
+    directory: String,
 }
 
 /// What overlayfs is to stack.
@@ -35,24 +47,37 @@ struct Stack {
     gid: u32,
 }
 
-pub(crate) fn mount(layout: &Layout, id: &str, image: &Image) -> Result<OwnedFd, ImageError> {
+/// Mounts it with its upper directory on `disk`, or beside it in the store.
+pub(crate) fn mount(
+    layout: &Layout,
+    id: &str,
+    image: &Image,
+    disk: Option<&str>,
+) -> Result<OwnedFd, ImageError> {
     check_id(id)?;
     let dir = format!("roots/{id}");
-    match owner(layout, &dir)? {
-        None => create(layout, id, &dir, image)?,
-        Some(manifest) if manifest == image.manifest_digest => {}
-        Some(other) => {
-            let cause = format!(
-                "it is a root of image {other}, not of {}; remove it first",
-                image.manifest_digest
-            );
-            return Err(ImageError::new("mount root", id, cause));
-        }
+    let record = match record(layout, &dir)? {
+        None => create(layout, id, &dir, image, disk)?,
+        Some(known) => known,
+    };
+    let wrong = |what: &str, is: &str, wanted: &str| {
+        let cause = format!("it is a root {what} {is}, not {wanted}; remove it first");
+        Err(ImageError::new("mount root", id, cause))
+    };
+    if record.manifest != image.manifest_digest {
+        return wrong("of image", &record.manifest, &image.manifest_digest);
+    }
+    let known = record.disk.as_ref().map(|disk| disk.name.as_str());
+    if known != disk {
+        return wrong("on disk", known.unwrap_or("-"), disk.unwrap_or("-"));
     }
     let root = layout.directory(&dir)?;
     let lower = layout.list(&format!("{dir}/l"))?.len();
-    overlay::mount(root, lower, Access::Writable)
-        .map_err(|cause| ImageError::new("mount root", id, cause))
+    let access = match record.disk {
+        None => Access::Writable,
+        Some(on) => Access::OnDisk(disk::device(layout, &on.name)?, on.directory),
+    };
+    overlay::mount(root, lower, access).map_err(|cause| ImageError::new("mount root", id, cause))
 }
 
 pub(crate) fn remove(layout: &Layout, id: &str) -> Result<(), ImageError> {
@@ -104,7 +129,7 @@ pub(crate) fn stands_on(layout: &Layout, id: &str) -> Result<StandsOn, ImageErro
 }
 
 /// An id is one path component and no option of ours.
-fn check_id(id: &str) -> Result<(), ImageError> {
+pub(crate) fn check_id(id: &str) -> Result<(), ImageError> {
     let word = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
     if (1..=200).contains(&id.len()) && id.bytes().all(word) && !id.starts_with('.') {
         return Ok(());
@@ -115,16 +140,26 @@ fn check_id(id: &str) -> Result<(), ImageError> {
 
 /// Whose root an id's directory is.
 fn owner(layout: &Layout, dir: &str) -> Result<Option<String>, ImageError> {
+    Ok(record(layout, dir)?.map(|record| record.manifest))
+}
+
+fn record(layout: &Layout, dir: &str) -> Result<Option<Record>, ImageError> {
     let name = format!("{dir}/image.json");
     let Some(bytes) = layout.read(&name, RECORD_MAX)? else {
         return Ok(None);
     };
     let record: Record = serde_json::from_slice(&bytes)
         .map_err(|e| layout.error("read", &name, format!("bad record: {e}; remove this root")))?;
-    Ok(Some(record.manifest))
+    Ok(Some(record))
 }
 
-fn create(layout: &Layout, id: &str, dir: &str, image: &Image) -> Result<(), ImageError> {
+fn create(
+    layout: &Layout,
+    id: &str,
+    dir: &str,
+    image: &Image,
+    disk: Option<&str>,
+) -> Result<Record, ImageError> {
     let error = |e: Errno| ImageError::new("make root", id, e);
     let stack = stack(layout, image)?;
     let ingest = layout.ingest()?;
@@ -132,17 +167,23 @@ fn create(layout: &Layout, id: &str, dir: &str, image: &Image) -> Result<(), Ima
     let (uid, gid) = (Uid::from_raw(stack.uid), Gid::from_raw(stack.gid));
     rustix::fs::fchown(&upper, Some(uid), Some(gid)).map_err(error)?;
     rustix::fs::fchmod(&upper, stack.mode).map_err(error)?;
-    ingest.mkdir(c"work", Mode::RWXU)?;
+    let other = if disk.is_some() { c"d" } else { c"work" };
+    ingest.mkdir(other, Mode::RWXU)?;
     stack::link(&ingest, &stack.floors)?;
     let record = Record {
         version: 1,
         manifest: image.manifest_digest.clone(),
+        disk: disk.map(|name| OnDisk {
+            name: name.to_owned(),
+            directory: random_name(),
+        }),
     };
-    let record = serde_json::to_vec(&record).map_err(|e| ImageError::new("make root", id, e))?;
-    ingest.write(c"image.json", &record)?;
+    let bytes = serde_json::to_vec(&record).map_err(|e| ImageError::new("make root", id, e))?;
+    ingest.write(c"image.json", &bytes)?;
     // Left by a crash between two versions of us: no record, so nobody's root.
     layout.discard(dir)?;
-    ingest.publish(dir)
+    ingest.publish(dir)?;
+    Ok(record)
 }
 
 /// The layers that count: of one that occurs twice the upper one (the lower adds nothing that it would not

@@ -22,14 +22,14 @@ pub(crate) mod usage;
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::digest::Digest;
 use crate::error::ImageError;
 use crate::reference::Reference;
 use crate::registry::{Client, Registries};
-use crate::{Image, Progress, snapshot};
+use crate::{Image, Progress, disk, snapshot};
 use caretaker::Caretaker;
 use layout::Layout;
 use lease::{Lease, Leases};
@@ -44,6 +44,8 @@ pub struct Store {
     layout: Arc<Layout>,
     client: Client,
     flights: Flights,
+    /// Held while the device of a disk is looked for, until the disk is mounted.
+    disks: Mutex<()>,
 }
 
 impl Store {
@@ -75,6 +77,7 @@ impl Store {
             layout,
             client,
             flights: Flights::default(),
+            disks: Mutex::default(),
         })
     }
 
@@ -138,12 +141,47 @@ impl Store {
     ///
     /// The caller must not have two mounts of one id in use at once: overlayfs leaves that undefined.
     pub fn mount_root(&self, id: &str, image: &Image) -> Result<OwnedFd, ImageError> {
+        self.mount(id, image, None)
+    }
+
+    /// [`Store::mount_root`], and what is written lies on a disk that [`Store::make_disk`] made. Blocking.
+    pub fn mount_root_on(
+        &self,
+        disk: &str,
+        id: &str,
+        image: &Image,
+    ) -> Result<OwnedFd, ImageError> {
+        snapshot::check_id(disk)?;
+        self.mount(id, image, Some(disk))
+    }
+
+    fn mount(&self, id: &str, image: &Image, disk: Option<&str>) -> Result<OwnedFd, ImageError> {
         // Once the root is there it stands on them by itself.
         let lease = self.leases.open();
         let layers: Result<Vec<Digest>, _> =
             image.layers.iter().map(|id| Digest::parse(id)).collect();
         lease.hold_layers(&layers.unwrap_or_default());
-        snapshot::mount(&self.layout, id, image)
+        // Whoever looks for the device of a disk must find it mounted, or not there.
+        let _mounting = disk.map(|_| self.disks.lock());
+        snapshot::mount(&self.layout, id, image, disk)
+    }
+
+    /// A disk of so many bytes for the roots of one task, unless it is there; an error if it is and has another size.
+    /// It takes of the store's disk what is written to it, no more. Blocking; needs mkfs.ext4(8) and loop(4).
+    pub fn make_disk(&self, name: &str, bytes: u64) -> Result<(), ImageError> {
+        snapshot::check_id(name)?;
+        disk::make(&self.layout, name, bytes)
+    }
+
+    /// Removes a disk with all that was written to it; fine if it is gone. Blocking.
+    pub fn remove_disk(&self, name: &str) -> Result<(), ImageError> {
+        snapshot::check_id(name)?;
+        disk::remove(&self.layout, name)
+    }
+
+    /// The names of all disks. Blocking.
+    pub fn disks(&self) -> Result<Vec<String>, ImageError> {
+        self.layout.list("disks")
     }
 
     /// Removes the upper directory of `id`; fine if it is gone. All mounts of it must be gone. Blocking.

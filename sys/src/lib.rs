@@ -15,6 +15,7 @@ mod clone;
 mod exec;
 mod keyring;
 mod link;
+mod loop_device;
 mod mount;
 mod pidfd;
 mod schedule;
@@ -31,6 +32,7 @@ pub use exec::{
 };
 pub use keyring::join_anonymous_session_keyring;
 pub use link::bring_up_loopback;
+pub use loop_device::{configure_loop_device, free_loop_device, loop_device_serves};
 pub use mount::{MountAttributes, map_ids, mount_setattr};
 pub use pidfd::pidfd_exit_status;
 pub use rustix::io::Errno;

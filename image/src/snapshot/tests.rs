@@ -63,16 +63,18 @@ mod mounted {
     /// The two ways to mount, on fresh roots.
     fn both_ways(layout: &Layout, image: &Image, check: impl Fn(&Path)) {
         for (id, old) in [("new", false), ("old", true)] {
-            create(layout, id, &format!("roots/{id}"), image).unwrap();
+            create(layout, id, &format!("roots/{id}"), image, None).unwrap();
             let root = layout.directory(&format!("roots/{id}")).unwrap();
             let lower = layout.list(&format!("roots/{id}/l")).unwrap().len();
             let mounted = match old {
                 true => overlay::mount_old(root, lower, Access::Writable).unwrap(),
-                false => match overlay::mount_new(root.as_fd(), lower, Access::Writable).unwrap() {
-                    Some(mounted) => mounted,
-                    // An old kernel: the other way is the only one, and is checked.
-                    None => continue,
-                },
+                false => {
+                    match overlay::mount_new(root.as_fd(), lower, &Access::Writable).unwrap() {
+                        Some(mounted) => mounted,
+                        // An old kernel: the other way is the only one, and is checked.
+                        None => continue,
+                    }
+                }
             };
             check(Path::new(&overlay::by_fd(&mounted)));
             drop(mounted);

@@ -31,7 +31,7 @@ use rustix::io::Errno;
 use crate::error::ImageError;
 use crate::remove::{names, remove_tree};
 
-const DIRECTORIES: [&str; 10] = [
+const DIRECTORIES: [&str; 11] = [
     "layers",
     "layers/sha256",
     "layers/chain",
@@ -42,6 +42,7 @@ const DIRECTORIES: [&str; 10] = [
     "trash",
     "aside",
     "roots",
+    "disks",
 ];
 
 /// The store's directory, locked.
@@ -172,6 +173,15 @@ impl Layout {
 
     pub(crate) fn exists(&self, name: &str) -> bool {
         rustix::fs::statat(&self.root, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    /// A file to read and write; None if there is none.
+    pub(crate) fn open_file(&self, name: &str) -> Result<Option<File>, ImageError> {
+        let flags = READ.union(OFlags::RDWR);
+        match rustix::fs::openat(&self.root, name, flags, Mode::empty()) {
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            other => Ok(Some(other.map_err(|e| self.error("open", name, e))?.into())),
+        }
     }
 
     /// A file's bytes; None if there is none.

@@ -40,7 +40,7 @@ pub struct Usage {
     pub unused_size: u64,
     /// Writable layers of containers.
     pub roots: usize,
-    /// Of those.
+    /// Of those, and of the disks of tasks.
     pub roots_size: u64,
     /// What is just being pulled or loaded.
     pub half_done_size: u64,
@@ -94,6 +94,11 @@ impl Store {
             if let Ok(tree) = layout.directory(&format!("roots/{name}")) {
                 usage.roots += 1;
                 usage.roots_size += size(&tree);
+            }
+        }
+        for name in layout.list("disks")? {
+            if let Ok(disk) = layout.directory(&format!("disks/{name}")) {
+                usage.roots_size += size(&disk);
             }
         }
         Ok(usage)
