@@ -19,6 +19,7 @@ pub(crate) fn task() -> TaskSpec {
         revision: 3,
         cpu: Some(256),
         memory: Some(128),
+        ephemeral_storage: None,
         network: NetworkMode::Bridge,
         containers: vec![container("web")],
     }

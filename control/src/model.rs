@@ -121,6 +121,9 @@ pub struct Task {
     pub status: Status,
     /// The `overrides` of RunTask, as ECS JSON (an object, also when empty).
     pub overrides: serde_json::Value,
+    /// GiB of the task's own disk, if it has one.
+    #[serde(default)]
+    pub ephemeral_storage: Option<u32>,
     /// Group.
     pub group: String,
     /// startedBy.

@@ -71,6 +71,8 @@ pub struct TaskSpec {
     pub cpu: Option<u32>,
     /// Task-level memory in MiB: a hard limit over all containers. None: no limit of its own.
     pub memory: Option<u64>,
+    /// GiB that the writable layers of all containers may have together. None: no limit of its own.
+    pub ephemeral_storage: Option<u64>,
     /// How the task's containers reach a network.
     pub network: NetworkMode,
     /// The containers in the definition's order; names are unique and at least one is essential.

@@ -42,6 +42,7 @@ fn task(n: u8, containers: Vec<ContainerSpec>) -> TaskSpec {
         revision: 1,
         cpu: None,
         memory: None,
+        ephemeral_storage: None,
         network: NetworkMode::Bridge,
         containers,
     }

@@ -43,6 +43,7 @@ fn spec(n: u8, containers: u8, cpu: u32) -> TaskSpec {
         revision: 1,
         cpu: Some(cpu),
         memory: None,
+        ephemeral_storage: None,
         network: NetworkMode::None,
         containers: (0..containers).map(container).collect(),
     }

@@ -58,7 +58,13 @@ fn create(host: &ThisHost, order: &Order, target: &Target) -> Result<(), Failure
     let attachment = attachment_of(host, order, id)?;
     // A reboot since Prepare has taken the task's group.
     make_group(host, &order.task)?;
-    let root = host.images.mount_root(id, &image).map_err(|e| refuse(&e))?;
+    let root = match order.task.ephemeral_storage {
+        None => host.images.mount_root(id, &image),
+        Some(_) => host
+            .images
+            .mount_root_on(order.task.id.as_str(), id, &image),
+    };
+    let root = root.map_err(|e| refuse(&e))?;
     let wanted = user_name(container, &image.config);
     let user = longshore_image::resolve_user(root.as_fd(), &wanted).map_err(|e| refuse(&e))?;
     let etc = host.etc_dir(id);

@@ -1,4 +1,5 @@
-//! Prepare: ask the host's policy, make the task's cgroup with its limits, and its log directory.
+//! Prepare: ask the host's policy, make the task's cgroup with its limits, its disk if it has one of its own, and its
+//! log directory.
 
 use std::sync::Arc;
 
@@ -14,12 +15,21 @@ pub(super) async fn run(host: Arc<ThisHost>, order: Order) -> Event {
     let result = blocking(move || {
         host.policy.check(&order.task)?;
         make_group(&host, &order.task)?;
+        make_disk(&host, &order.task)?;
         make_log_dir(&host, &order).map_err(|e| failure("ResourceInitializationError", &e))
     });
     match result.await {
         Ok(()) => Event::Prepared(id),
         Err(failure) => Event::PrepareFailed(id, failure),
     }
+}
+
+fn make_disk(host: &ThisHost, task: &TaskSpec) -> Result<(), Failure> {
+    let Some(gib) = task.ephemeral_storage else {
+        return Ok(());
+    };
+    let made = host.images.make_disk(task.id.as_str(), gib << 30);
+    made.map_err(|e| failure("ResourceInitializationError", &e))
 }
 
 /// Makes the directory of the task's logs, with the names by which they are asked for: logs are kept

@@ -41,9 +41,11 @@ pub(crate) async fn remove(host: &Arc<ThisHost>, task: &TaskId, ids: &[String]) 
             errors.push(e.to_string());
         }
     }
-    let (this, names) = (Arc::clone(host), ids.to_vec());
+    let (this, names, id) = (Arc::clone(host), ids.to_vec(), task.clone());
     let cleared = blocking(move || {
-        let failed: Vec<String> = names.iter().flat_map(|id| clear(&this, id)).collect();
+        let mut failed: Vec<String> = names.iter().flat_map(|id| clear(&this, id)).collect();
+        let disk = this.images.remove_disk(id.as_str());
+        failed.extend(disk.err().map(|e| e.to_string()));
         Ok(failed)
     });
     errors.extend(cleared.await.unwrap_or_else(|e| vec![e.message]));

@@ -181,6 +181,7 @@ pub(super) mod sample {
             revision: 1,
             cpu: None,
             memory: None,
+            ephemeral_storage: None,
             network: NetworkMode::None,
             containers: vec![ContainerSpec {
                 name: "main".into(),

@@ -9,6 +9,8 @@ use longshore_engine::{
 };
 use longshore_proto::v1;
 
+/// What [`v1::Definition`]'s `requires` may name.
+const KNOWN: &[&str] = &["ephemeralStorage"];
 /// ECS allows 10; more would be a mistake on the wire.
 const CONTAINERS: usize = 64;
 /// Entries of any list of a container.
@@ -18,6 +20,8 @@ const TEXT: usize = 128 * 1024;
 /// Default and longest time between SIGTERM and SIGKILL.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 const LONGEST_STOP_TIMEOUT: u32 = 24 * 3600;
+/// GiB; an ext4 below has no larger files.
+const LARGEST_DISK: u64 = 16_000;
 
 /// The task's id, if its ARN is one of `cluster`.
 pub(super) fn task_id(arn: &str, cluster: &str) -> Result<TaskId, String> {
@@ -36,7 +40,8 @@ pub(super) fn spec(
     task: &v1::Task,
     definition: &v1::Definition,
 ) -> Result<TaskSpec, String> {
-    if let Some(unknown) = definition.requires.first() {
+    let mut required = definition.requires.iter();
+    if let Some(unknown) = required.find(|name| !KNOWN.contains(&name.as_str())) {
         let unknown: String = unknown.chars().take(100).collect();
         return Err(format!("this agent does not know {unknown:?}: upgrade it"));
     }
@@ -67,6 +72,9 @@ pub(super) fn spec(
     if !containers.iter().any(|c| c.essential) {
         return Err("containers: none is essential".into());
     }
+    if !(1..=LARGEST_DISK).contains(&definition.ephemeral_storage.unwrap_or(1)) {
+        return Err(format!("ephemeralStorage: not 1 to {LARGEST_DISK} GiB"));
+    }
     Ok(TaskSpec {
         id,
         arn: task.arn.clone(),
@@ -74,6 +82,7 @@ pub(super) fn spec(
         revision: definition.revision,
         cpu: task.cpu.or(definition.cpu),
         memory: task.memory.or(definition.memory),
+        ephemeral_storage: definition.ephemeral_storage,
         network: network(definition.network_mode())?,
         containers,
     })
@@ -341,7 +350,18 @@ mod tests {
                 broken(&|d| d.network_mode = v1::NetworkMode::Awsvpc.into()),
             ),
             ("networkMode", broken(&|d| d.network_mode = 99)),
-            ("upgrade", broken(&|d| d.requires = vec!["gpus".into()])),
+            (
+                "upgrade",
+                broken(&|d| d.requires = vec!["ephemeralStorage".into(), "gpus".into()]),
+            ),
+            (
+                "ephemeralStorage",
+                broken(&|d| d.ephemeral_storage = Some(0)),
+            ),
+            (
+                "ephemeralStorage",
+                broken(&|d| d.ephemeral_storage = Some(16_001)),
+            ),
             ("same name", broken(&|d| d.containers.push(main()))),
             ("essential", broken(&|d| d.containers[0].essential = false)),
             ("not 1 to", broken(&|d| d.containers.clear())),

@@ -1,4 +1,4 @@
-//! Removes what no record knows: run directories, cgroups, network leases, writable layers, files of
+//! Removes what no record knows: run directories, cgroups, network leases, writable layers, tasks' disks, files of
 //! /etc. Ids are deterministic and begin with the task's, so each finding names its owner.
 //!
 //! Nothing here keeps the agent from starting: what cannot be removed is told, and tried at the next start.
@@ -102,6 +102,15 @@ fn roots(host: &ThisHost, known: &BTreeSet<String>) {
     for id in ids {
         if is_unknown(&id, known) {
             told("root filesystem", &id, host.images.remove_root(&id));
+        }
+    }
+    let tasks = match host.images.disks() {
+        Ok(tasks) => tasks,
+        Err(e) => return tracing::error!("{e}"),
+    };
+    for task in tasks {
+        if is_unknown(&task, known) {
+            told("disk", &task, host.images.remove_disk(&task));
         }
     }
 }

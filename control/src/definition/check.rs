@@ -148,13 +148,23 @@ fn check_task(document: &Document) -> Result<(), Invalid> {
     }
     check_constraints(document)?;
     check_platform(document)?;
-    let storage = document.ephemeral_storage.as_ref();
-    if storage.is_some_and(|s| !(21..=200).contains(&s.size_in_gib)) {
-        return Err(Invalid::because(
-            "Invalid 'ephemeralStorage' setting for task. 'sizeInGiB' must be between 21 and 200.",
-        ));
-    }
+    check_storage(document)?;
     check_proxy(document)
+}
+
+/// ECS's bounds are Fargate's disks'. A host of one's own may be smaller, or larger: an ext4 has files up to 16 TiB.
+fn check_storage(document: &Document) -> Result<(), Invalid> {
+    let (least, most) = match document.is_for_fargate() {
+        true => (21, 200),
+        false => (1, 16_000),
+    };
+    let storage = document.ephemeral_storage.as_ref();
+    if storage.is_some_and(|s| !(least..=most).contains(&s.size_in_gib)) {
+        return Err(Invalid(format!(
+            "Invalid 'ephemeralStorage' setting for task. 'sizeInGiB' must be between {least} and {most}."
+        )));
+    }
+    Ok(())
 }
 
 fn check_constraints(document: &Document) -> Result<(), Invalid> {

@@ -84,6 +84,11 @@ impl Overrides {
         if self.memory.is_some() {
             applied.memory.clone_from(&self.memory);
         }
+        if self.ephemeral_storage.is_some() {
+            applied
+                .ephemeral_storage
+                .clone_from(&self.ephemeral_storage);
+        }
         for change in &self.container_overrides {
             let containers = &mut applied.container_definitions;
             let Some(container) = containers.iter_mut().find(|c| c.name == change.name) else {

@@ -26,7 +26,6 @@ pub fn unsupported(document: &Document) -> Option<Unsupported> {
 pub fn unsupported_overrides(overrides: &Overrides) -> Option<Unsupported> {
     let task = [
         ("taskRoleArn", overrides.task_role_arn.is_some()),
-        ("ephemeralStorage", overrides.ephemeral_storage.is_some()),
         (
             "inferenceAcceleratorOverrides",
             !overrides.inference_accelerator_overrides.is_empty(),
@@ -79,7 +78,6 @@ fn of_task(document: &Document) -> Vec<Member> {
         // pulls, logs and secrets, which are refused where they would need it.
         ("taskRoleArn", document.task_role_arn.is_some()),
         ("proxyConfiguration", document.proxy_configuration.is_some()),
-        ("ephemeralStorage", document.ephemeral_storage.is_some()),
         (
             "enableFaultInjection",
             document.enable_fault_injection == Some(true),

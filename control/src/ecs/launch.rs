@@ -196,6 +196,11 @@ impl Launch {
             desired: Desired::Running,
             status: Status::Pending,
             overrides: self.overrides.clone(),
+            ephemeral_storage: self
+                .document
+                .ephemeral_storage
+                .as_ref()
+                .map(|s| s.size_in_gib),
             group: self.group.clone(),
             started_by: self.started_by.clone(),
             tags: self.tags.clone(),

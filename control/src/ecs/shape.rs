@@ -108,6 +108,9 @@ impl Arns {
             let connected = ["DISCONNECTED", "CONNECTED"][usize::from(instance.connected)];
             shape.insert("connectivity".into(), connected.into());
         }
+        if let Some(gib) = task.ephemeral_storage {
+            shape.insert("ephemeralStorage".into(), json!({ "sizeInGiB": gib }));
+        }
         if let Some(code) = task.stop_code {
             // The enum's words are ECS's.
             shape.insert("stopCode".into(), format!("{code:?}").into());

@@ -27,6 +27,7 @@ pub(crate) fn task(cluster: &str, id: &str, instance: &str) -> Task {
         desired: Desired::Running,
         status: Status::Running,
         overrides: serde_json::json!({}),
+        ephemeral_storage: None,
         group: "family:web".to_owned(),
         started_by: None,
         tags: Vec::new(),

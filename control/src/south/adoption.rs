@@ -62,6 +62,7 @@ fn record(arns: &Arns, from: &Identity, held: HeldTask) -> Result<Task, String> 
         desired: Desired::Running,
         status: Status::Pending,
         overrides: json!({}),
+        ephemeral_storage: None,
         started_by: None,
         tags: Vec::new(),
         holds: Resources {

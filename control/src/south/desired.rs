@@ -7,7 +7,7 @@ use prost::Message as _;
 use sha2::{Digest, Sha256};
 
 use super::identity::Arns;
-use super::translate;
+use super::translate::{self, Overrides};
 use crate::model::{self, Definition, Desired, Status, Task};
 use crate::store::{Store, StoreError};
 
@@ -42,11 +42,19 @@ pub(super) fn read(
         if task.status == Status::Stopped || task.instance != instance {
             continue;
         }
-        let named = (task.family.clone(), task.revision);
+        let overrides = match translate::overrides(&task.overrides) {
+            Ok(overrides) => overrides,
+            Err(why) => {
+                set.impossible.push((key.clone(), why));
+                continue;
+            }
+        };
+        let storage = overrides.ephemeral_storage;
+        let named = (task.family.clone(), task.revision, storage);
         if !known.contains_key(&named) {
-            known.insert(named.clone(), encoded(store, &task)?);
+            known.insert(named.clone(), encoded(store, &task, storage)?);
         }
-        match wish(arns, &task, &known[&named]) {
+        match wish(arns, &task, overrides, &known[&named]) {
             Ok(wish) => set.tasks.push(wish),
             Err(why) => set.impossible.push((key.clone(), why)),
         }
@@ -65,22 +73,31 @@ pub(super) fn read(
 /// said on this wire.
 type Encoded = Result<Option<Vec<u8>>, String>;
 
-fn encoded(store: &dyn Store, task: &Task) -> Result<Encoded, StoreError> {
+fn encoded(
+    store: &dyn Store,
+    task: &Task,
+    own_storage: Option<u64>,
+) -> Result<Encoded, StoreError> {
     let key = format!("definition/{}/{:010}", task.family, task.revision);
     let Some(found) = model::read::<Definition>(store, &key)? else {
         return Ok(Ok(None));
     };
-    let made = translate::definition(&task.family, task.revision, &found.record.document);
+    let document = &found.record.document;
+    let made = translate::definition(&task.family, task.revision, document, own_storage);
     Ok(made.map(|definition| Some(definition.encode_to_vec())))
 }
 
-fn wish(arns: &Arns, task: &Task, encoded: &Encoded) -> Result<v1::Task, String> {
+fn wish(
+    arns: &Arns,
+    task: &Task,
+    overrides: Overrides,
+    encoded: &Encoded,
+) -> Result<v1::Task, String> {
     let definition = match encoded {
         Ok(Some(body)) => Sha256::digest(body).to_vec(),
         Ok(None) => Vec::new(),
         Err(why) => return Err(why.clone()),
     };
-    let overrides = translate::overrides(&task.overrides)?;
     let stop =
         (task.desired == Desired::Stopped).then(|| task.stopped_reason.clone().unwrap_or_default());
     Ok(v1::Task {

@@ -79,6 +79,7 @@ pub(super) fn task(n: u8) -> Task {
         desired: Desired::Running,
         status: Status::Pending,
         overrides: json!({}),
+        ephemeral_storage: None,
         group: "family:web".into(),
         started_by: None,
         tags: vec![],

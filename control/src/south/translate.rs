@@ -17,6 +17,7 @@ const TASK: &[&str] = &[
     "cpu",
     "memory",
     "networkMode",
+    "ephemeralStorage",
     "containerDefinitions",
 ];
 /// Fields of a definition that say nothing about how it runs on a host, or were settled at placement.
@@ -60,15 +61,17 @@ const CONTAINER: &[&str] = &[
 /// Fields of a container that say nothing about how it runs.
 const CONTAINER_DESCRIBES: &[&str] = &["dockerLabels", "versionConsistency"];
 
-/// The definition `family:revision` as agents run it.
+/// The definition `family:revision` as agents run it, for tasks whose own `ephemeralStorage` is so many GiB, if it is any.
 pub(super) fn definition(
     family: &str,
     revision: u32,
     document: &Value,
+    own_storage: Option<u64>,
 ) -> Result<v1::Definition, String> {
     let task = object("the definition", document)?;
     refuse_others("", task, TASK, TASK_DESCRIBES)?;
     let containers = list(task, "containerDefinitions")?;
+    let storage = own_storage.or(ephemeral_storage(task)?);
     Ok(v1::Definition {
         family: family.to_owned(),
         revision,
@@ -80,7 +83,12 @@ pub(super) fn definition(
             .enumerate()
             .map(|(n, value)| container(n, value))
             .collect::<Result<_, _>>()?,
-        requires: Vec::new(),
+        // Older agents would run it without the limit.
+        requires: storage
+            .map(|_| "ephemeralStorage".to_owned())
+            .into_iter()
+            .collect(),
+        ephemeral_storage: storage,
     })
 }
 
@@ -89,13 +97,15 @@ pub(super) fn definition(
 pub(super) struct Overrides {
     pub(super) cpu: Option<u32>,
     pub(super) memory: Option<u64>,
+    /// GiB.
+    pub(super) ephemeral_storage: Option<u64>,
     pub(super) containers: Vec<v1::ContainerOverride>,
 }
 
 /// Reads RunTask's `overrides`.
 pub(super) fn overrides(value: &Value) -> Result<Overrides, String> {
     let task = object("overrides", value)?;
-    let known = ["cpu", "memory", "containerOverrides"];
+    let known = ["cpu", "memory", "ephemeralStorage", "containerOverrides"];
     refuse_others("overrides.", task, &known, &["executionRoleArn"])?;
     let (cpu, memory) = quantities(task)?;
     let mut containers = Vec::new();
@@ -125,8 +135,19 @@ pub(super) fn overrides(value: &Value) -> Result<Overrides, String> {
     Ok(Overrides {
         cpu,
         memory,
+        ephemeral_storage: ephemeral_storage(task)?,
         containers,
     })
+}
+
+/// GiB.
+fn ephemeral_storage(task: &Object) -> Result<Option<u64>, String> {
+    let Some(storage) = task.get("ephemeralStorage").filter(|v| !v.is_null()) else {
+        return Ok(None);
+    };
+    let storage = object("ephemeralStorage", storage)?;
+    refuse_others("ephemeralStorage.", storage, &["sizeInGiB"], &[])?;
+    number(storage, "sizeInGiB")
 }
 
 /// A task's own cpu and memory, which RunTask takes as text in several forms (`.25 vCPU`, `1 GB`).
@@ -364,7 +385,7 @@ mod tests {
     fn with(field: &str, value: Value) -> Result<v1::Definition, String> {
         let mut document = crate::south::fixture::document();
         document["containerDefinitions"][0][field] = value;
-        definition("web", 1, &document)
+        definition("web", 1, &document, None)
     }
 
     #[test]
@@ -384,7 +405,7 @@ mod tests {
                 "stopTimeout": 5, "mountPoints": [], "volumesFrom": [], "systemControls": []
             }]
         });
-        let made = definition("web", 3, &document).unwrap();
+        let made = definition("web", 3, &document, None).unwrap();
         assert_eq!(
             (made.cpu, made.memory, made.revision),
             (Some(256), Some(512), 3)
@@ -449,9 +470,23 @@ mod tests {
         crate::definition::complete(&mut document);
         assert_eq!(crate::definition::unsupported(&document), None);
         let document = serde_json::to_value(&document).unwrap();
-        let made = definition("web", 1, &document).unwrap();
+        let made = definition("web", 1, &document, None).unwrap();
         assert_eq!(made.containers[0].ports[0].host_port, None);
         assert_eq!(made.containers[0].cap_drop, ["CHOWN"]);
+    }
+
+    /// An agent that does not know it must refuse the task, not run it without the limit.
+    #[test]
+    fn a_disk_is_asked_for_by_name_and_a_task_s_own_counts() {
+        let document = json!({
+            "family": "web", "ephemeralStorage": {"sizeInGiB": 21},
+            "containerDefinitions": [{"name": "main", "image": "busybox"}]
+        });
+        for (own, size) in [(None, 21), (Some(30), 30)] {
+            let made = definition("web", 1, &document, own).unwrap();
+            assert_eq!(made.ephemeral_storage, Some(size));
+            assert_eq!(made.requires, ["ephemeralStorage"]);
+        }
     }
 
     #[test]
@@ -467,6 +502,9 @@ mod tests {
         );
         assert_eq!(made.containers[1].command, None);
         assert_eq!(overrides(&json!({})).unwrap(), Overrides::default());
-        assert!(overrides(&json!({"ephemeralStorage": {"sizeInGiB": 30}})).is_err());
+        let disk = overrides(&json!({"ephemeralStorage": {"sizeInGiB": 30}})).unwrap();
+        assert_eq!(disk.ephemeral_storage, Some(30));
+        assert!(overrides(&json!({"ephemeralStorage": {"sizeInGiB": "x"}})).is_err());
+        assert!(overrides(&json!({"ephemeralStorage": {"size": 1}})).is_err());
     }
 }
