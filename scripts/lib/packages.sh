@@ -2,7 +2,7 @@
 
 packages_build="gcc libc6-dev ca-certificates"
 packages_image="busybox-static skopeo umoci docker-registry"
-packages_host="iproute2 nftables procps util-linux"
+packages_host="e2fsprogs iproute2 nftables procps util-linux"
 packages_aws="python3 python3-venv"
 packages_small="curl jq"
 packages_vm="mmdebstrap e2fsprogs qemu-system-x86"

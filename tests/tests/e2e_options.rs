@@ -103,6 +103,26 @@ fn a_host_that_permits_it_runs_a_privileged_container() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_task_has_the_ephemeral_storage_that_it_asks_for() {
+    let street = Street::open();
+    let image = street.registry_image("web:1");
+    let mut dev = street.dev();
+    let look = "df -k / | tail -n 1; echo written >/file; cat /file";
+    let mut sized = definition("sized", &[container("c", &image, look)]);
+    sized["ephemeralStorage"] = json!({"sizeInGiB": 2});
+    let task = dev.client().launch(sized);
+    let stopped = dev.client().until_stopped(&task);
+    assert_eq!(stopped["ephemeralStorage"], json!({"sizeInGiB": 2}));
+    let log = dev.log_of(&task);
+    let words: Vec<&str> = log.split_whitespace().collect();
+    let size: u64 = words[1].parse().expect("df's second column");
+    // An ext4's own tables take some of it.
+    assert!((1_900_000..=2_097_152).contains(&size), "{log}");
+    assert_eq!(words.last(), Some(&"written"), "{log}");
+}
+
+#[test]
+#[ignore = "needs root"]
 fn any_user_of_a_container_can_read_its_limits() {
     let street = Street::open();
     let image = street.registry_image("web:1");

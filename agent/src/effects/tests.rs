@@ -2,6 +2,7 @@
 //! shows no trace afterwards. Each test has network and mount namespaces, a cgroup parent and roots of
 //! its own.
 
+mod disk;
 mod registry;
 
 use std::collections::BTreeSet;
@@ -171,6 +172,7 @@ impl Ground {
         }
         found.extend(host.network.attached());
         found.extend(host.images.roots().unwrap());
+        found.extend(host.images.disks().unwrap());
         found
     }
 }

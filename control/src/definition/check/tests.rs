@@ -481,3 +481,35 @@ fn what_a_container_can_be_given_is_not_refused() {
         "linuxParameters": {"capabilities": {"add": ["net_admin", "CAP_BPF"], "drop": ["ALL"]}},
     }))])));
 }
+
+/// ECS's own bounds where it is for Fargate; a host of one's own has other disks.
+#[test]
+fn ephemeral_storage_has_bounds() {
+    let sized = |gib: u32, fargate: bool| {
+        let mut document = task(json!([web(json!({}))]));
+        document.ephemeral_storage = Some(crate::definition::EphemeralStorage { size_in_gib: gib });
+        if fargate {
+            document.requires_compatibilities = vec![Compatibility::Fargate];
+            document.network_mode = Some(super::super::NetworkMode::Awsvpc);
+            (document.cpu, document.memory) = (Some("256".into()), Some("512".into()));
+        }
+        document
+    };
+    for gib in [1, 21, 16_000] {
+        assert_eq!(
+            crate::definition::unsupported(&accepted(sized(gib, false))),
+            None
+        );
+    }
+    for gib in [0, 16_001] {
+        let error = verdict(sized(gib, false)).unwrap_err().0;
+        assert!(error.contains("between 1 and 16000"), "{error}");
+    }
+    for gib in [21, 200] {
+        accepted(sized(gib, true));
+    }
+    for gib in [20, 201] {
+        let error = verdict(sized(gib, true)).unwrap_err().0;
+        assert!(error.contains("between 21 and 200"), "{error}");
+    }
+}
