@@ -317,6 +317,7 @@ pub(crate) fn task(n: u8, revision: u32, instance: &str) -> Task {
         desired: Desired::Running,
         status: Status::Pending,
         overrides: json!({"containerOverrides": [{"name": "main", "command": ["true"]}]}),
+        ephemeral_storage: None,
         group: "family:web".into(),
         started_by: None,
         tags: vec![],
