@@ -97,6 +97,8 @@ fn a_profile_that_is_not_loaded_is_refused_by_name() {
         }
     };
     let bundle = Bundle::new(|spec| {
+        // Were it started, it would end.
+        spec["process"]["args"] = json!(["/bin/true"]);
         spec["process"]["apparmorProfile"] = json!("nobody-has-loaded-it");
     });
     refused(&bundle, &["run", ID]);
