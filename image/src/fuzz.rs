@@ -32,6 +32,7 @@ pub fn layer(bytes: &[u8], root: OwnedFd) -> Result<(), String> {
         bytes: 1 << 20,
         entries: 1 << 10,
         directory_names: 1 << 16,
+        ..Bounds::LAYER
     };
     let (sender, pieces) = channel();
     for piece in [Piece::Data(Bytes::copy_from_slice(bytes)), Piece::End] {

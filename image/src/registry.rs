@@ -171,6 +171,11 @@ impl Client {
         Blob::new(self, step, reference, blob, self.rotation(reference))
     }
 
+    /// What the operator says of registries.
+    pub(crate) fn registries(&self) -> &Registries {
+        &self.registries
+    }
+
     fn rotation(&self, reference: &Reference) -> Rotation<'_> {
         Rotation::new(&self.registries, reference, &self.down, Instant::now())
     }

@@ -6,6 +6,7 @@ pub(crate) mod caretaker;
 pub(crate) mod catalogue;
 pub(crate) mod census;
 pub(crate) mod collect;
+mod flights;
 pub(crate) mod fsck;
 pub(crate) mod inventory;
 pub(crate) mod layers;
@@ -16,7 +17,10 @@ pub(crate) mod pull;
 pub(crate) mod records;
 #[cfg(test)]
 mod replay;
+mod seam;
 pub(crate) mod stack;
+mod sync;
+mod turns;
 mod upkeep;
 pub(crate) mod usage;
 
@@ -31,9 +35,12 @@ use crate::reference::Reference;
 use crate::registry::{Client, Registries};
 use crate::{Image, Progress, disk, snapshot};
 use caretaker::Caretaker;
+use flights::Flights;
 use layout::Layout;
 use lease::{Lease, Leases};
-use pull::{Flights, Pull, PullBehaviour};
+use pull::{Pull, PullBehaviour};
+use sync::Syncs;
+use turns::Turns;
 
 /// The image store of one instance.
 #[derive(Debug)]
@@ -46,6 +53,9 @@ pub struct Store {
     flights: Flights,
     /// Held while the device of a disk is looked for, until the disk is mounted.
     disks: Mutex<()>,
+    turns: Turns,
+    // Dropped before the layout's lock is given up.
+    syncs: Syncs,
 }
 
 impl Store {
@@ -71,6 +81,11 @@ impl Store {
         let caretaker = Caretaker::new(Arc::clone(&layout), Arc::clone(&leases));
         // A crash may have left it work.
         caretaker.wake();
+        let (turns, syncs) = (Turns::new(client.registries()), Syncs::new());
+        let unsynced = layers::unsynced(&layout)?;
+        if !unsynced.is_empty() {
+            syncs.later()(&layout, unsynced);
+        }
         Ok(Store {
             caretaker,
             leases,
@@ -78,6 +93,8 @@ impl Store {
             client,
             flights: Flights::default(),
             disks: Mutex::default(),
+            turns,
+            syncs,
         })
     }
 
@@ -113,6 +130,8 @@ impl Store {
             flights: &self.flights,
             lease: &lease,
             behaviour,
+            turns: &self.turns,
+            syncs: &self.syncs,
             asked: reference,
             reference: Reference::parse(reference)?,
             progress,
@@ -126,6 +145,14 @@ impl Store {
         }
         self.caretaker.wake();
         Ok((image, lease))
+    }
+
+    /// Returns when all that was pulled so far survives a power cut; a pull does not wait for that. Blocking.
+    ///
+    /// # Errors
+    /// The disk refused. The layers serve until the next boot, and are then pulled again.
+    pub fn sync(&self) -> Result<(), ImageError> {
+        self.syncs.settle()
     }
 
     /// The stored image of a manifest digest, None unless it is whole. Its `reference` is the digest. Blocking.

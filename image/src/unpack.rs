@@ -3,16 +3,20 @@
 //!
 //!   pieces ─▶ sha256 ─▶ gunzip or unzstd ─▶ sha256 (diff ID) ─▶ tar ─▶ files below one directory descriptor
 //!
-//! All of it runs inline on one blocking thread. Nothing here decides whether the digests are the right ones,
+//! All of it runs inline on one blocking thread; where a core is idle, others write its small files (`writers`).
+//! Nothing here decides whether the digests are the right ones,
 //! nor makes the tree visible. Absent on purpose: any look at other layers: what a layer leaves to those below it
 //! is told in [`Outline`].
 
 pub(crate) mod archive;
 pub(crate) mod at;
+mod crew;
 pub(crate) mod decoder;
 pub(crate) mod entry;
+mod file;
 pub(crate) mod stream;
 pub(crate) mod tree;
+mod writers;
 
 use std::fmt::{self, Display};
 use std::io::{self, BufReader, Read};
@@ -24,14 +28,18 @@ use crate::digest::{Digest, Hasher};
 use crate::error::printable_bytes;
 use archive::Archive;
 use decoder::decoder;
-use stream::Pieces;
+use stream::{Pieces, Taken};
 use tree::Tree;
 
 /// Sizes beyond which a layer is refused.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// Bytes after decompression, which is what a decompression bomb is measured by.
+    /// Bytes after decompression.
     pub(crate) bytes: u64,
+    /// Bytes after decompression for each byte before it, once there are more than `small`.
+    pub(crate) ratio: u64,
+    /// Bytes after decompression that a layer may have at whatever ratio.
+    pub(crate) small: u64,
     /// Entries of the archive.
     pub(crate) entries: u64,
     /// Bytes of all directory names together, which are kept until the layer's end.
@@ -41,6 +49,9 @@ pub(crate) struct Bounds {
 impl Bounds {
     pub(crate) const LAYER: Bounds = Bounds {
         bytes: 64 * 1024 * 1024 * 1024,
+        // Text of logs reaches 30, a file of zeros 1000 with gzip.
+        ratio: 200,
+        small: 1024 * 1024 * 1024,
         entries: 4 * 1024 * 1024,
         directory_names: 64 * 1024 * 1024,
     };
@@ -106,6 +117,9 @@ pub(crate) struct Outline {
     /// Directories that the archive uses without describing them: mode 0755, owner root, unless a layer below
     /// knows better. In hexadecimal, because names need not be UTF-8.
     pub(crate) implied: Vec<String>,
+    /// Hard links to what is not in the archive: name and target, in hexadecimal. The layer itself has nothing there.
+    #[serde(default)]
+    pub(crate) links_below: Vec<(String, String)>,
 }
 
 /// A layer that is unpacked, but not yet believed.
@@ -128,6 +142,7 @@ pub(crate) fn unpack(
     bounds: Bounds,
 ) -> Result<Unpacked, (Fail, Option<Digest>)> {
     let mut source = pieces;
+    let _at_work = crew::AtWork::begin();
     match unpack_from(&mut source, root, bounds) {
         Ok((diff_id, outline)) => Ok(Unpacked {
             digest: source.finish(),
@@ -148,14 +163,15 @@ fn unpack_from(
     bounds: Bounds,
 ) -> Result<(Digest, Outline), Fail> {
     let mut raw = Raw {
+        taken: source.taken(),
         decoder: decoder(&mut *source)?,
         hasher: Hasher::default(),
         bytes: 0,
-        limit: bounds.bytes,
+        bounds,
     };
     // 512-byte headers read straight from the inflater are slow.
     let mut archive = Archive::new(BufReader::with_capacity(256 * 1024, &mut raw));
-    let mut tree = Tree::new(root, bounds.directory_names);
+    let mut tree = Tree::new(root, &bounds)?;
     let mut entries = 0;
     while let Some(entry) = archive.next()? {
         entries += 1;
@@ -165,7 +181,7 @@ fn unpack_from(
                 bounds.entries
             )));
         }
-        tree.add(&entry, &mut archive)?;
+        tree.add(entry, &mut archive)?;
     }
     archive.drain()?;
     let mut outline = tree.finish()?;
@@ -184,7 +200,9 @@ struct Raw<'a> {
     decoder: Box<dyn Read + 'a>,
     hasher: Hasher,
     bytes: u64,
-    limit: u64,
+    /// Bytes that went into the decoder.
+    taken: Taken,
+    bounds: Bounds,
 }
 
 impl Read for Raw<'_> {
@@ -192,14 +210,20 @@ impl Read for Raw<'_> {
         let len = self.decoder.read(buffer)?;
         self.hasher.update(&buffer[..len]);
         self.bytes += len as u64;
-        if self.bytes > self.limit {
-            let cause = format!(
-                "the layer has more than {} bytes unpacked; refused",
-                self.limit
-            );
-            return Err(io::Error::other(cause));
-        }
-        Ok(len)
+        let Bounds {
+            bytes,
+            ratio,
+            small,
+            ..
+        } = self.bounds;
+        let cause = if self.bytes > bytes {
+            format!("the layer has more than {bytes} bytes unpacked; refused")
+        } else if self.bytes > small && self.bytes / ratio > self.taken.bytes() {
+            format!("the layer becomes more than {ratio} times as large by unpacking; refused")
+        } else {
+            return Ok(len);
+        };
+        Err(io::Error::other(cause))
     }
 }
 

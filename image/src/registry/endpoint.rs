@@ -117,6 +117,11 @@ impl<'a> Rotation<'a> {
         &self.current
     }
 
+    /// Whether there is another one to ask.
+    pub(crate) fn has_next(&self) -> bool {
+        self.rest.len() > 0
+    }
+
     /// Goes on after `fault`; if there is no other, the fault is the registry's own and comes back.
     pub(crate) fn pass_over(&mut self, fault: Fault) -> Result<(), Fault> {
         let Some(next) = self.rest.next() else {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ pub struct Registries {
     pub credential_files: Vec<PathBuf>,
     /// Settings of single registries, by `host[:port]` as in references; `docker.io` for Docker Hub.
     pub registries: BTreeMap<String, Registry>,
-    /// Limits of time.
+    /// Limits of time, number and rate.
     pub limits: Limits,
     /// Users of private registries; at most one counts per registry, and before all files.
     #[serde(skip)]
@@ -51,6 +52,10 @@ pub struct Registry {
     pub client_certificate: Option<ClientCertificate>,
     /// This registry's users come from Amazon ECR. Not needed for `ACCOUNT.dkr.ecr.REGION.amazonaws.com`.
     pub ecr: Option<Ecr>,
+    /// Layers that move at once from this registry, if not as many as `limits` says.
+    pub layers: Option<NonZeroUsize>,
+    /// Bytes a second that layers from this registry take together; None for as many as come.
+    pub bytes_per_second: Option<NonZeroU64>,
 }
 
 /// A certificate of our own.
@@ -76,7 +81,7 @@ pub struct Ecr {
 /// Nothing that is waited for is worth a longer wait.
 const SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
 
-/// Limits of time.
+/// Limits of time, number and rate, for all registries together unless it says otherwise.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Limits {
@@ -84,14 +89,25 @@ pub struct Limits {
     pub inactivity_seconds: u64,
     /// Seconds that one document or layer may take in all.
     pub total_seconds: u64,
+    /// Layers that move at once.
+    pub layers: NonZeroUsize,
+    /// Layers that move at once from one registry.
+    pub layers_per_registry: NonZeroUsize,
+    /// Bytes a second that all layers take together; None for as many as come.
+    pub bytes_per_second: Option<NonZeroU64>,
 }
 
 impl Default for Limits {
-    /// One minute and two hours, as the ECS agent has them.
+    /// One minute and two hours, as the ECS agent has them; eight layers, four of them from one registry.
     fn default() -> Limits {
+        const LAYERS: NonZeroUsize = NonZeroUsize::new(8).unwrap();
+        const LAYERS_PER_REGISTRY: NonZeroUsize = NonZeroUsize::new(4).unwrap();
         Limits {
             inactivity_seconds: 60,
             total_seconds: 2 * 60 * 60,
+            layers: LAYERS,
+            layers_per_registry: LAYERS_PER_REGISTRY,
+            bytes_per_second: None,
         }
     }
 }

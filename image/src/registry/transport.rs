@@ -5,7 +5,7 @@
 //! Absent on purpose: cookies, and certificate checks that can be switched off.
 
 mod dial;
-mod patience;
+pub(super) mod patience;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,7 +25,7 @@ use super::hub_address;
 use super::settings::{Limits, Registries};
 use crate::error::{ImageError, printable};
 use dial::{HttpClient, Routes, http_client};
-use patience::{ATTEMPTS, CONNECTIONS, RETRY_AFTER_MAX, backoff, retry_after};
+use patience::{ATTEMPTS, CONNECTIONS, RETRY_AFTER_MAX, backoff, no_sooner_than, retry_after};
 
 const REDIRECTS_MAX: usize = 5;
 const USER_AGENT: &str = concat!("longshore/", env!("CARGO_PKG_VERSION"));
@@ -133,8 +133,8 @@ impl Transport {
                 return Ok(answer);
             }
             let asked = retry_after(answer.response.headers(), Timestamp::now());
-            let wait = asked.unwrap_or_else(|| backoff(attempt));
-            if attempt == ATTEMPTS || wait > RETRY_AFTER_MAX {
+            let wait = asked.map_or_else(|| backoff(attempt), no_sooner_than);
+            if attempt == ATTEMPTS || asked.is_some_and(|asked| asked > RETRY_AFTER_MAX) {
                 let cause = format!(
                     "registry {} answered {status} {attempt} times; try again later",
                     ask.authority

@@ -135,6 +135,7 @@ pub(crate) fn member(name: &str, kind: Kind) -> Entry {
         gid: 0,
         mtime: Time::default(),
         xattrs: Vec::new(),
+        sparse: None,
     }
 }
 

@@ -55,7 +55,8 @@ pub(super) fn write<W: Write>(
     if outline.opaque_root {
         walk.mark(b"", b".wh..wh..opq")?;
     }
-    walk.directory(root.as_fd(), &mut Vec::new())
+    walk.directory(root.as_fd(), &mut Vec::new())?;
+    walk.links_below(outline)
 }
 
 struct Walk<'a, W> {
@@ -67,6 +68,22 @@ struct Walk<'a, W> {
 }
 
 impl<W: Write> Walk<'_, W> {
+    /// Hard links to files of layers below, which the tree itself does not have.
+    fn links_below(&mut self, outline: &Outline) -> Result<(), String> {
+        let decode = |name: &String| {
+            hex::decode(name).map_err(|e| format!("the layer's record is bad: {e}"))
+        };
+        for (name, target) in &outline.links_below {
+            let entry = Entry {
+                path: decode(name)?,
+                kind: Kind::Hardlink(decode(target)?),
+                ..member("", Kind::Fifo)
+            };
+            self.add(&entry, io::empty())?;
+        }
+        Ok(())
+    }
+
     fn directory(&mut self, dir: BorrowedFd<'_>, path: &mut Vec<u8>) -> Result<(), String> {
         // A descriptor of its own: reading moves it.
         let again = open_dir(dir, c".").map_err(|e| host(path, "open", e))?;
@@ -233,6 +250,7 @@ fn described(path: &[u8], kind: Kind, stat: &Stat, xattrs: Attributes) -> Entry 
             nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
         },
         xattrs,
+        sparse: None,
     }
 }
 

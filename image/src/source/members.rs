@@ -66,6 +66,9 @@ impl Members {
                 let name = printable_bytes(&entry.path);
                 Err(format!("member `{name}` is refused: {cause}"))
             };
+            if entry.sparse.is_some() {
+                return refuse("it is a sparse file; make the archive without --sparse");
+            }
             if end > len {
                 return refuse("the archive ends inside it");
             }

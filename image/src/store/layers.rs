@@ -245,6 +245,17 @@ pub(crate) fn drop_doubtful(layout: &Layout) -> Result<(), ImageError> {
     Ok(())
 }
 
+/// Layers and seams that were made in this boot and are not marked as safe yet: a crash came before that.
+pub(crate) fn unsynced(layout: &Layout) -> Result<Vec<String>, ImageError> {
+    let mut found = Vec::new();
+    for directory in ["layers/sha256", "layers/chain"] {
+        let names = layout.list(directory)?.into_iter();
+        let paths = names.map(|name| format!("{directory}/{name}"));
+        found.extend(paths.filter(|path| !layout.exists(&format!("{path}/synced"))));
+    }
+    Ok(found)
+}
+
 fn is_doubtful(layout: &Layout, path: &str) -> bool {
     if layout.exists(&format!("{path}/synced")) {
         return false;

@@ -199,8 +199,8 @@ impl Layout {
         Ok(Some(bytes))
     }
 
-    /// Writes a file so that after a power cut there is the old one, the new one, or none, and after the
-    /// return the new one.
+    /// Writes a file so that a crash of ours leaves the old one or the new one. A power cut may leave a damaged one or
+    /// none: for what is checked when it is read, and can be had again.
     pub(crate) fn write(
         &self,
         directory: &str,
@@ -213,17 +213,19 @@ impl Layout {
         self.step("create");
         let file = rustix::fs::openat(&self.root, &temporary, CREATE, Mode::RUSR | Mode::WUSR);
         let mut file = File::from(file.map_err(|e| error(e.into()))?);
-        file.write_all(bytes)
-            .and_then(|()| file.sync_all())
-            .map_err(error)?;
-        self.step("rename a file");
-        rustix::fs::renameat(&self.root, &temporary, &self.root, &to)
-            .map_err(|e| error(e.into()))?;
-        self.step("sync its directory");
-        self.sync_directory(directory)
+        let written = file.write_all(bytes).and_then(|()| {
+            self.step("rename a file");
+            let renamed = rustix::fs::renameat(&self.root, &temporary, &self.root, &to);
+            renamed.map_err(Into::into)
+        });
+        written.map_err(|e| {
+            // A disk that is full must not keep what could not be written.
+            rustix::fs::unlinkat(&self.root, &temporary, AtFlags::empty()).ok();
+            error(e)
+        })
     }
 
-    /// Writes a file of a layer that is there already, as [`Layout::write`] does. Only one may write it at a time.
+    /// Writes a file of a layer that is there already, and has it on disk. Only one may write it at a time.
     pub(crate) fn write_beside(
         &self,
         directory: &str,

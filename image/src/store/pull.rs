@@ -5,18 +5,22 @@
 //!
 //! Dropping the future at any point leaves whole layers (which are right by their name) and nothing else.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use bytes::Bytes;
+use futures_util::future::try_join_all;
 use tokio::task::spawn_blocking;
 
+use super::flights::{Boarded, Flights};
 use super::layers::{self, Missed};
 use super::layout::Layout;
 use super::lease::Lease;
 use super::records::{self, Pulled};
 use super::stack;
+use super::sync::Syncs;
+use super::turns::{Turn, Turns};
 use crate::digest::Digest;
 use crate::error::ImageError;
 use crate::manifest::platform::{self, Host};
@@ -28,9 +32,6 @@ use crate::registry::fault::Fault;
 use crate::unpack::stream::{Piece, channel};
 use crate::{Image, ImageConfiguration, LayerProgress, Progress};
 
-/// Layers of one pull that are on their way at once. Per pull, not per store: a slow registry must not stall
-/// the pulls from others.
-const AT_ONCE: usize = 2;
 /// Progress is told at most once per so many bytes.
 const PROGRESS_STEP: u64 = 1024 * 1024;
 
@@ -74,28 +75,6 @@ impl std::fmt::Display for PullBehaviour {
     }
 }
 
-/// Whoever holds it downloads; the others wait and then find the layer there.
-type Flight = tokio::sync::Mutex<()>;
-
-/// One download per layer and registry at a time. Another registry's download of the same layer is not waited
-/// for: it may never end.
-#[derive(Debug, Default)]
-pub(crate) struct Flights(Mutex<HashMap<(String, Digest), Weak<Flight>>>);
-
-impl Flights {
-    fn of(&self, registry: &str, diff_id: &Digest) -> Arc<Flight> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|_, flight| flight.strong_count() > 0);
-        let key = (registry.to_owned(), diff_id.clone());
-        if let Some(flight) = all.get(&key).and_then(Weak::upgrade) {
-            return flight;
-        }
-        let flight = Arc::new(Flight::new(()));
-        all.insert(key, Arc::downgrade(&flight));
-        flight
-    }
-}
-
 /// What the registry says an image is.
 struct Resolved {
     top: Digest,
@@ -115,6 +94,8 @@ pub(crate) struct Pull<'a, P> {
     /// Holds all that this pull finds or makes, each before it is looked for.
     pub(crate) lease: &'a Arc<Lease>,
     pub(crate) behaviour: PullBehaviour,
+    pub(crate) turns: &'a Turns,
+    pub(crate) syncs: &'a Syncs,
     pub(crate) asked: &'a str,
     pub(crate) reference: Reference,
     pub(crate) progress: P,
@@ -275,15 +256,11 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
             progress: &self.progress,
         };
         let meter = &meter;
-        // Collected first: a closure that is kept in the stream would keep the whole pull from being `Send`.
-        let fetches: Vec<_> = missing
+        // All at once: how many move is decided by their turns, which come in this order.
+        let fetches = missing
             .into_iter()
-            .map(|(blob, diff_id)| self.fetch_layer(blob, diff_id, meter))
-            .collect();
-        stream::iter(fetches)
-            .buffer_unordered(AT_ONCE)
-            .try_collect::<()>()
-            .await
+            .map(|(blob, diff_id)| self.fetch_layer(blob, diff_id, meter));
+        try_join_all(fetches.collect::<Vec<_>>()).await.map(drop)
     }
 
     async fn fetch_layer(
@@ -293,21 +270,45 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
         meter: &Meter<'_, P>,
     ) -> Result<(), Fault> {
         let meter = LayerMeter::new(meter, blob);
-        let flight = self.flights.of(&self.reference.registry, diff_id);
-        let _alone = flight.lock().await;
-        if layers::is_present(self.layout, diff_id) {
+        let is_there = || layers::is_present(self.layout, diff_id);
+        let registry = &self.reference.registry;
+        let boarded = self.flights.board(registry, diff_id, is_there).await;
+        let Some(boarded) = boarded else {
             meter.add(blob.size);
             meter.done();
             return Ok(());
-        }
+        };
         let mut bytes = self.client.blob("fetch layer", &self.reference, blob);
+        let mut going = Going {
+            turn: self.turn(&boarded).await,
+            boarded: &boarded,
+        };
         loop {
-            match self.unpack(&mut bytes, blob, diff_id, &meter).await? {
+            match self
+                .unpack(&mut bytes, blob, diff_id, &mut going, &meter)
+                .await?
+            {
                 None => {
                     meter.done();
                     return Ok(());
                 }
                 Some(damaged) => meter.take_back(bytes.start_over(Fault::Refused(damaged))?),
+            }
+        }
+    }
+
+    /// Our turn. While we wait for it the layer is not on its way, and nobody should wait for us.
+    async fn turn(&self, boarded: &Boarded) -> Turn<'_> {
+        let registries = self.client.registries();
+        let mut turn = std::pin::pin!(self.turns.turn(registries, &self.reference.registry));
+        tokio::select! {
+            biased;
+            turn = &mut turn => turn,
+            () = std::future::ready(()) => {
+                boarded.is_slow(true);
+                let turn = turn.await;
+                boarded.is_slow(false);
+                turn
             }
         }
     }
@@ -318,6 +319,7 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
         bytes: &mut Blob<'_>,
         blob: &Descriptor,
         diff_id: &Digest,
+        going: &mut Going<'_>,
         meter: &LayerMeter<'_, P>,
     ) -> Result<Option<ImageError>, Fault> {
         let (sender, pieces) = channel();
@@ -328,7 +330,7 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
             let subject = subject.clone();
             spawn_blocking(move || layers::install(&layout, pieces, &blob, &diff_id, &subject))
         };
-        let sent = send(bytes, sender, meter).await;
+        let sent = send(bytes, sender, going, meter).await;
         let installed = worker.await.map_err(|e| {
             let cause = format!("the unpacker failed: {e}");
             ImageError::new("unpack layer", &subject, cause)
@@ -345,16 +347,15 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
         }
     }
 
-    /// Makes all of it durable, the reference last.
+    /// Records all of it, the reference last; what makes it durable goes on behind.
     async fn commit(&self, image: Resolved) -> Result<Image, ImageError> {
         let (layout, reference) = (Arc::clone(self.layout), self.reference.clone());
         let asked = self.asked.to_owned();
+        let sync_later = self.syncs.later();
         blocking(move || {
             let diff_ids: Vec<Digest> = image.layers.into_iter().map(|(_, id)| id).collect();
             let pulled = Pulled::new(&reference, &image.top, &image.manifest_digest);
             let paths = stack::complete(&layout, &diff_ids)?;
-            layout.sync_all()?;
-            layers::mark_synced(&layout, &paths)?;
             let config_digest = Digest::of(&image.config_bytes);
             layout.write("configs", config_digest.hex(), &image.config_bytes)?;
             layout.write(
@@ -363,6 +364,7 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
                 &image.manifest_bytes,
             )?;
             records::record(&layout, &reference, &pulled)?;
+            sync_later(&layout, paths);
             Ok(Image {
                 reference: asked,
                 manifest_digest: pulled.manifest,
@@ -382,13 +384,33 @@ async fn blocking<T: Send + 'static>(
         .map_err(|e| ImageError::new("image store", "", format!("a store thread failed: {e}")))?
 }
 
+/// A layer on its way: our turn, and those who wait for the same layer.
+struct Going<'a> {
+    turn: Turn<'a>,
+    boarded: &'a Boarded,
+}
+
+impl Going<'_> {
+    async fn next(&mut self, bytes: &mut Blob<'_>) -> Result<Option<Bytes>, Fault> {
+        let len = |got: &Result<Option<Bytes>, Fault>| match got {
+            Ok(Some(piece)) => piece.len(),
+            _ => 0,
+        };
+        let boarded = self.boarded;
+        let turn = &mut self.turn;
+        turn.wait_for(bytes.next(), len, |slow| boarded.is_slow(slow))
+            .await
+    }
+}
+
 /// Sends a blob's bytes to its unpacker until one of the two has no more to say.
 async fn send<P: Fn(Progress)>(
     bytes: &mut Blob<'_>,
     sender: tokio::sync::mpsc::Sender<Piece>,
+    going: &mut Going<'_>,
     meter: &LayerMeter<'_, P>,
 ) -> Result<(), Fault> {
-    while let Some(piece) = bytes.next().await? {
+    while let Some(piece) = going.next(bytes).await? {
         meter.add(piece.len() as u64);
         if sender.send(Piece::Data(piece)).await.is_err() {
             // The unpacker gave up and says why.

@@ -154,7 +154,8 @@ impl Store {
     /// Waits until what was removed takes no room any more and every layer has its inventory, at most for `patience`; whether
     /// that is so. Blocking.
     pub fn settle(&self, patience: Duration) -> bool {
-        self.caretaker.rest(patience)
+        // Inventories are taken of what a power cut cannot take any more.
+        self.syncs.settle().is_ok() && self.caretaker.rest(patience)
     }
 }
 

@@ -1,13 +1,17 @@
 //! Tar, read as a stream: ustar, PAX and GNU long names, every length bounded before it is believed.
 //!
 //! The `tar` crate decodes the 512-byte header; the walk from header to header is ours, because that crate
-//! reads extension records of any size into memory. Refused by name: sparse files, multi-volume archives and
-//! other types that no image needs. Absent on purpose: global PAX records (they are read past: Go's reader,
+//! reads extension records of any size into memory. Refused by name: multi-volume archives and other types that no
+//! image needs. Absent on purpose: global PAX records (they are read past: Go's reader,
 //! by which images are made, gives them no effect).
+
+mod sparse;
 
 use std::io::{BufRead, ErrorKind};
 
 use super::Fail;
+pub(crate) use sparse::Sparse;
+use sparse::{MapReader, Records};
 
 const BLOCK: usize = 512;
 /// Longest PAX record sets of one entry together; its extended attributes are the bulk of them.
@@ -27,7 +31,7 @@ pub(crate) struct Time {
 /// What kind of thing an entry is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Its bytes follow.
+    /// So many bytes follow; of a sparse file the pieces.
     File {
         size: u64,
     },
@@ -58,6 +62,8 @@ pub(crate) struct Entry {
     pub(crate) gid: u32,
     pub(crate) mtime: Time,
     pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Where the bytes go if the file has holes.
+    pub(crate) sparse: Option<Sparse>,
 }
 
 /// Extensions that precede an entry.
@@ -70,6 +76,7 @@ struct Extensions {
     gid: Option<u64>,
     mtime: Option<Time>,
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    sparse: Records,
 }
 
 /// A tar stream.
@@ -112,6 +119,10 @@ impl<R: BufRead> Archive<R> {
                 b'g' => self.expect_data(size)?,
                 b'L' => extensions.path = Some(until_nul(self.extension(size, LONG_NAME_MAX)?)),
                 b'K' => extensions.link = Some(until_nul(self.extension(size, LONG_NAME_MAX)?)),
+                b'S' => return self.gnu_sparse(header, extensions).map(Some),
+                _ if extensions.sparse.is_sparse() => {
+                    return self.pax_sparse(header, extensions).map(Some);
+                }
                 _ => {
                     let entry = entry(header, extensions)?;
                     if let Kind::File { size } = entry.kind {
@@ -121,6 +132,69 @@ impl<R: BufRead> Archive<R> {
                 }
             }
         }
+    }
+
+    /// GNU tar's own sparse file: pieces in the header, and in as many blocks behind it as it takes.
+    fn gnu_sparse(&mut self, header: &tar::Header, ext: Extensions) -> Result<Entry, Fail> {
+        let bad = || Fail::content("a sparse file's header is malformed");
+        let gnu = header.as_gnu().ok_or_else(bad)?;
+        let real = gnu.real_size().map_err(|_| bad())?;
+        let mut numbers = Vec::new();
+        sparse::pairs(&gnu.sparse, &mut numbers)?;
+        let mut more = gnu.is_extended();
+        while more {
+            let block = self.block()?.ok_or_else(bad)?;
+            let mut extended = tar::GnuExtSparseHeader::new();
+            extended.as_mut_bytes().copy_from_slice(&block);
+            sparse::pairs(&extended.sparse, &mut numbers)?;
+            more = extended.is_extended();
+        }
+        let mut entry = entry(header, ext)?;
+        let Kind::File { size } = entry.kind else {
+            return Err(bad());
+        };
+        entry.sparse = Some(sparse::checked(real, numbers, size)?);
+        self.expect_data(size)?;
+        Ok(entry)
+    }
+
+    /// A sparse file by PAX records; the newest form has its map before the bytes.
+    fn pax_sparse(&mut self, header: &tar::Header, mut ext: Extensions) -> Result<Entry, Fail> {
+        let mut records = std::mem::take(&mut ext.sparse);
+        if let Some(name) = records.name.take() {
+            ext.path = Some(name);
+        }
+        let mut entry = entry(header, ext)?;
+        let Kind::File { size } = &mut entry.kind else {
+            return Err(Fail::content("what is sparse is no file"));
+        };
+        self.expect_data(*size)?;
+        let mut in_data = None;
+        if records.map_is_in_data() {
+            let mut map = MapReader::default();
+            while !map.take(&self.data_block()?)? {}
+            in_data = Some(map.numbers());
+            *size = self.data;
+        }
+        entry.sparse = Some(records.checked(in_data, self.data)?);
+        Ok(entry)
+    }
+
+    /// The next 512 bytes of the current entry.
+    fn data_block(&mut self) -> Result<[u8; BLOCK], Fail> {
+        let mut block = [0; BLOCK];
+        let mut filled = 0;
+        while filled < BLOCK {
+            let piece = self.data()?;
+            if piece.is_empty() {
+                return Err(Fail::content("a sparse file's map is cut short"));
+            }
+            let len = piece.len().min(BLOCK - filled);
+            block[filled..filled + len].copy_from_slice(&piece[..len]);
+            filled += len;
+            self.consume(len);
+        }
+        Ok(block)
     }
 
     /// The next piece of the current entry's bytes, empty at their end; call `consume` with what was used.
@@ -265,7 +339,7 @@ fn entry(header: &tar::Header, ext: Extensions) -> Result<Entry, Fail> {
     let kind = match header.entry_type().as_byte() {
         // Before POSIX a directory was a file whose name ends in a slash.
         b'0' | b'\0' | b'7' if path.ends_with(b"/") => Kind::Directory,
-        b'0' | b'\0' | b'7' => Kind::File {
+        b'0' | b'\0' | b'7' | b'S' => Kind::File {
             size: ext.size.map_or_else(|| size(header), Ok)?,
         },
         b'1' => Kind::Hardlink(link()),
@@ -280,7 +354,6 @@ fn entry(header: &tar::Header, ext: Extensions) -> Result<Entry, Fail> {
         },
         b'5' => Kind::Directory,
         b'6' => Kind::Fifo,
-        b'S' => return Err(unsupported(&path, "sparse files are")),
         other => {
             return Err(unsupported(
                 &path,
@@ -301,6 +374,7 @@ fn entry(header: &tar::Header, ext: Extensions) -> Result<Entry, Fail> {
             },
         },
         xattrs: ext.xattrs,
+        sparse: None,
         path,
     })
 }
@@ -353,10 +427,10 @@ fn record_into(key: &[u8], value: &[u8], ext: &mut Extensions) -> Result<(), Fai
         b"uid" => ext.uid = Some(decimal(value).ok_or_else(bad)?),
         b"gid" => ext.gid = Some(decimal(value).ok_or_else(bad)?),
         b"mtime" => ext.mtime = Some(time(value).ok_or_else(bad)?),
-        k if k.starts_with(b"GNU.sparse.") => {
-            return Err(Fail::content("sparse files are not supported"));
-        }
         k => {
+            if let Some(key) = k.strip_prefix(b"GNU.sparse.") {
+                return ext.sparse.take(key, value).then_some(()).ok_or_else(bad);
+            }
             if let Some(name) = k.strip_prefix(b"SCHILY.xattr.") {
                 ext.xattrs.retain(|(known, _)| known != name);
                 if ext.xattrs.len() == XATTRS_MAX {

@@ -1,6 +1,7 @@
 //! Where an entry goes, and the system calls on its name: below a directory descriptor, the last component never
 //! followed.
 
+use std::ffi::CString;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{
@@ -9,12 +10,27 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::Fail;
-use super::archive::{Entry, Time};
+use super::archive::Time;
 use super::entry::Name;
+
+/// An open directory of the layer. Its inode tells it from others, whichever way it was reached.
+#[derive(Debug)]
+pub(crate) struct Dir {
+    pub(crate) fd: OwnedFd,
+    pub(crate) inode: u64,
+}
+
+impl Dir {
+    pub(crate) fn new(fd: OwnedFd) -> rustix::io::Result<Dir> {
+        let inode = rustix::fs::fstat(&fd)?.st_ino;
+        Ok(Dir { fd, inode })
+    }
+}
 
 /// Where an entry goes: its name in its parent, and the name that errors tell.
 pub(crate) struct At<'a> {
     pub(crate) dir: BorrowedFd<'a>,
+    pub(crate) inode: u64,
     /// As in the archive.
     pub(crate) path: &'a [u8],
     pub(crate) last: &'a [u8],
@@ -40,6 +56,13 @@ impl At<'_> {
     pub(crate) fn mkdir(&self, bits: u32) -> Result<(), Fail> {
         rustix::fs::mkdirat(self.dir, self.last, Mode::from_bits_truncate(bits))
             .map_err(self.host("mkdir"))
+    }
+
+    pub(crate) fn link_target(&self) -> Result<Vec<u8>, Fail> {
+        let target = rustix::fs::readlinkat(self.dir, self.last, Vec::new());
+        target
+            .map(CString::into_bytes)
+            .map_err(self.host("readlink"))
     }
 
     pub(crate) fn open_dir(&self) -> Result<OwnedFd, Fail> {
@@ -88,15 +111,12 @@ pub(crate) fn depth(name: &Name) -> usize {
     1 + name.bytes().iter().filter(|b| **b == b'/').count()
 }
 
-pub(crate) fn mode(entry: &Entry) -> Mode {
-    Mode::from_bits_truncate(u32::from(entry.mode))
+pub(crate) fn mode(bits: u16) -> Mode {
+    Mode::from_bits_truncate(u32::from(bits))
 }
 
-pub(crate) fn owner(entry: &Entry) -> (Option<Uid>, Option<Gid>) {
-    (
-        Some(Uid::from_raw(entry.uid)),
-        Some(Gid::from_raw(entry.gid)),
-    )
+pub(crate) fn owner(uid: u32, gid: u32) -> (Option<Uid>, Option<Gid>) {
+    (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
 }
 
 pub(crate) fn times(time: Time) -> Timestamps {

@@ -2,14 +2,17 @@
 //! they are taken.
 
 use std::io::{self, BufRead, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 
 use crate::digest::{Digest, Hasher};
 
-/// Pieces in flight: with hyper's read buffer (at most some 400 KiB) about 2 MiB per layer.
-const IN_FLIGHT: usize = 6;
+/// Pieces in flight. Each is at most as large as the HTTP client's read buffer (256 KiB): with that one, and the piece
+/// that is being inflated, 2 MiB per layer.
+const IN_FLIGHT: usize = 5;
 
 /// What the downloader sends. A sender that is dropped without `End` has failed.
 #[derive(Debug)]
@@ -25,6 +28,17 @@ pub(crate) struct Pieces {
     current: Bytes,
     hasher: Hasher,
     ended: bool,
+    taken: Taken,
+}
+
+/// How many bytes came out of a channel, for who looks on from the other end of a decoder.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Taken(Arc<AtomicU64>);
+
+impl Taken {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// A channel for one layer.
@@ -35,6 +49,7 @@ pub(crate) fn channel() -> (mpsc::Sender<Piece>, Pieces) {
         current: Bytes::new(),
         hasher: Hasher::default(),
         ended: false,
+        taken: Taken::default(),
     };
     (sender, pieces)
 }
@@ -51,6 +66,11 @@ impl Pieces {
         }
     }
 
+    /// The count of what is received, kept up to date.
+    pub(crate) fn taken(&self) -> Taken {
+        self.taken.clone()
+    }
+
     /// The digest of all that was received.
     pub(crate) fn finish(self) -> Digest {
         self.hasher.finish()
@@ -60,9 +80,15 @@ impl Pieces {
 impl BufRead for Pieces {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.current.is_empty() && !self.ended {
-            match self.receiver.blocking_recv() {
+            let piece = match self.receiver.try_recv() {
+                Ok(piece) => Some(piece),
+                Err(_) => super::crew::rest(|| self.receiver.blocking_recv()),
+            };
+            match piece {
                 Some(Piece::Data(bytes)) => {
                     self.hasher.update(&bytes);
+                    let len = bytes.len() as u64;
+                    self.taken.0.fetch_add(len, Ordering::Relaxed);
                     self.current = bytes;
                 }
                 Some(Piece::End) => self.ended = true,

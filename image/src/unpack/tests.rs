@@ -9,6 +9,8 @@ use flate2::write::GzEncoder;
 use rustix::fs::{Mode, OFlags};
 use stream::{Piece, channel};
 
+mod alone_or_not;
+
 /// A layer in the making: each call is one entry of the archive.
 struct Layer(tar::Builder<Vec<u8>>);
 
@@ -293,6 +295,47 @@ fn whiteouts_become_marks_and_hide_nothing_of_their_own_layer() {
 }
 
 #[test]
+fn links_to_what_is_not_in_the_layer_are_told_and_leave_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let layer = Layer::new()
+        .link("h", "below/x")
+        .link("second", "h")
+        .file("taken", b"1")
+        .link("taken", "below/y")
+        .link("replaced", "below/z")
+        .file("replaced", b"2")
+        .bytes();
+    let outline = unpack_to(&layer, dir.path()).unwrap().outline;
+    let told = |name: &str, target: &str| (hex::encode(name), hex::encode(target));
+    let all = [
+        told("h", "below/x"),
+        told("second", "below/x"),
+        told("taken", "below/y"),
+    ];
+    assert_eq!(outline.links_below, all);
+    let names: Vec<_> = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    assert_eq!(names, ["replaced"]);
+}
+
+#[test]
+fn a_link_to_a_directory_that_only_a_layer_below_has_is_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let layer = Layer::new()
+        .symlink("lib", "usr/lib")
+        .file("lib/x", b"1")
+        .bytes();
+    let outline = unpack_to(&layer, dir.path()).unwrap().outline;
+    assert_eq!(std::fs::read(dir.path().join("usr/lib/x")).unwrap(), b"1");
+    assert_eq!(
+        outline.implied,
+        [hex::encode("usr"), hex::encode("usr/lib")]
+    );
+}
+
+#[test]
 fn missing_parents_are_made_and_told() {
     let dir = tempfile::tempdir().unwrap();
     let layer = Layer::new()
@@ -333,23 +376,22 @@ fn what_cannot_be_is_refused_by_name() {
     };
     let cases = [
         (device(0, 0), "overlayfs's mark"),
-        (
-            Layer::new().link("h", "not-here"),
-            "`not-here` is not in this layer",
-        ),
         (Layer::new().link("h", "h"), "hard link to itself"),
         (Layer::new().dir("d").link("h", "d"), "is a directory"),
         (
             Layer::new().file(".wh.x", b"").link("h", "x"),
-            "is not in this layer",
+            "is removed by this very layer",
         ),
         (
             Layer::new().file("f", b"").file("f/x", b""),
             "its parent `f` is no directory",
         ),
         (
-            Layer::new().symlink("l", "nowhere").file("l/x", b""),
-            "its parent `l` is no directory",
+            Layer::new()
+                .symlink("l", "m")
+                .symlink("m", "l")
+                .file("l/x", b""),
+            "climbs out of the layer through a symbolic link in `l`",
         ),
         (Layer::new().symlink("l", ""), "link target is empty"),
         (Layer::new().file(".wh..wh.plnk", b""), "AUFS"),
@@ -371,6 +413,7 @@ fn bounds_stop_bombs() {
         bytes: 100_000,
         entries: 3,
         directory_names: 200,
+        ..Bounds::LAYER
     };
     let said = |bytes: &[u8]| {
         unpack_within(bytes, dir.path(), small)
@@ -383,6 +426,20 @@ fn bounds_stop_bombs() {
         assert!(bomb.len() < 100_000);
         assert!(said(&bomb).contains("more than 100000 bytes unpacked"));
     }
+    let steep = Bounds {
+        ratio: 20,
+        small: 50_000,
+        ..Bounds::LAYER
+    };
+    for bomb in [gzip(&zeros), zstd(&zeros)] {
+        let (fail, _) = unpack_within(&bomb, dir.path(), steep).unwrap_err();
+        assert!(
+            fail.to_string().contains("more than 20 times as large"),
+            "{fail}"
+        );
+    }
+    let little = Layer::new().file("zeros", &[0; 40_000]).bytes();
+    assert!(unpack_within(&gzip(&little), dir.path(), steep).is_ok());
     let many = Layer::new()
         .file("a", b"")
         .file("b", b"")

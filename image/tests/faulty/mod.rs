@@ -8,6 +8,8 @@
     reason = "each test file uses its own part"
 )]
 
+pub mod image;
+
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};

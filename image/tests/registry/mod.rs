@@ -57,6 +57,10 @@ pub struct State {
     pub blob_saw_authorization: bool,
     /// Answer this many requests with 429.
     pub busy: u32,
+    /// Answer each request of this many with 503.
+    pub fail_every: Option<usize>,
+    /// Never answer requests for this digest.
+    pub hold: Option<String>,
     /// Answer everything with this.
     pub status: Option<StatusCode>,
     /// Flip a byte of every blob that is at least this long.
@@ -101,6 +105,8 @@ impl Registry {
             refused: 0,
             blob_saw_authorization: false,
             busy: 0,
+            fail_every: None,
+            hold: None,
             status: None,
             damage: None,
             cut: (0, 0),
@@ -278,19 +284,36 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let path = request.uri().path().to_owned();
-    let gate = {
+    let (gate, held) = {
         let mut state = state.lock().unwrap();
         state
             .asked
             .push(format!("{} {}", request.method(), request.uri()));
-        state.gate.clone().filter(|_| path.contains("/blobs/"))
+        let held = state
+            .hold
+            .as_ref()
+            .is_some_and(|digest| path.ends_with(digest));
+        (
+            state.gate.clone().filter(|_| path.contains("/blobs/")),
+            held,
+        )
     };
+    if held {
+        std::future::pending::<()>().await;
+    }
     if let Some(gate) = gate {
         gate.notified().await;
     }
     let mut state = state.lock().unwrap();
     if let Some(status) = state.status {
         return Ok(plain(status, "NO"));
+    }
+    let number = state.asked.len();
+    if state
+        .fail_every
+        .is_some_and(|every| number.is_multiple_of(every))
+    {
+        return Ok(plain(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"));
     }
     if state.busy > 0 {
         state.busy -= 1;

@@ -36,6 +36,8 @@ use crate::error::{ImageError, printable};
 
 const CONNECT: Duration = Duration::from_secs(15);
 const IDLE: Duration = Duration::from_secs(30);
+/// Bytes that one connection reads ahead, and the largest piece of a layer that comes from it.
+const BUFFER: usize = 256 * 1024;
 
 /// An HTTP client whose connections are ours.
 pub(super) type HttpClient = Client<HttpsConnector<Dial>, Full<Bytes>>;
@@ -70,6 +72,7 @@ pub(super) fn http_client(
     Ok(Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE)
+        .http1_max_buf_size(BUFFER)
         .build(https))
 }
 

@@ -24,11 +24,21 @@ pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duratio
     Some(until.duration_since(now).try_into().unwrap_or_default())
 }
 
-/// 0.5 s, 1 s, 2 s, each up to a quarter longer, so that many hosts do not come back at once.
-pub(super) fn backoff(attempt: u32) -> Duration {
-    let base = Duration::from_millis(500) * 2u32.pow(attempt.clamp(1, 6) - 1);
-    let jitter = crate::store::random_bytes()[0];
-    base + base * u32::from(jitter) / 1024
+/// A time between nothing and 0.5 s, 1 s, 2 s and so on up to 16 s, any as likely as the others: many hosts that met the
+/// same fault at once come back spread over all of it.
+pub(in crate::registry) fn backoff(attempt: u32) -> Duration {
+    share_of(Duration::from_millis(500) * 2u32.pow(attempt.clamp(1, 6) - 1))
+}
+
+/// What a busy registry asked for, and up to a quarter more: it asked everybody.
+pub(super) fn no_sooner_than(asked: Duration) -> Duration {
+    asked + share_of(asked / 4)
+}
+
+fn share_of(most: Duration) -> Duration {
+    let [one, two, three, four, ..] = crate::store::random_bytes();
+    let random = u32::from_le_bytes([one, two, three, four]);
+    most.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
 #[cfg(test)]
@@ -36,15 +46,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waiting_grows_and_stays_bounded() {
-        for attempt in 1..ATTEMPTS {
-            let base = Duration::from_millis(250 << attempt);
-            let wait = backoff(attempt);
+    fn waits_are_spread_over_all_of_a_growing_and_bounded_time() {
+        for attempt in [1, 2, 3, 6, 100] {
+            let most = Duration::from_millis(250 << attempt.min(6));
+            let waits: Vec<Duration> = (0..200).map(|_| backoff(attempt)).collect();
             assert!(
-                wait >= base && wait <= base + base / 4,
-                "{attempt}: {wait:?}"
+                waits.iter().all(|wait| *wait <= most),
+                "{attempt}: {waits:?}"
             );
+            // Of 200 that are spread evenly some are in the first quarter and some in the last.
+            assert!(waits.iter().any(|wait| *wait < most / 4), "{attempt}");
+            assert!(waits.iter().any(|wait| *wait > most / 4 * 3), "{attempt}");
         }
+        let asked = Duration::from_secs(8);
+        let wait = no_sooner_than(asked);
+        assert!(wait >= asked && wait <= asked + asked / 4, "{wait:?}");
     }
 
     #[test]

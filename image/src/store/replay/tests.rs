@@ -125,6 +125,7 @@ async fn a_pull_that_dies_at_any_step_leaves_nothing_wrong_and_is_done_again() {
     let film = Film::of(&path, &room.path().join("frames"));
     let store = open(&path, "first");
     store.pull(&reference, |_| {}).await.unwrap();
+    store.sync().unwrap();
     assert!(store.settle(PATIENCE), "inventories and all");
     let frames = film.cut();
     let wanted = trees(&store, &path);
@@ -158,9 +159,14 @@ async fn a_pull_that_dies_at_any_step_leaves_nothing_wrong_and_is_done_again() {
             whole += usize::from(is_right(&store, &again, &digest, &wanted, &when));
             store.pull(&reference, |_| {}).await.unwrap();
             assert!(is_right(&store, &again, &digest, &wanted, &when), "{when}");
+            store.sync().unwrap();
             assert!(store.settle(PATIENCE), "{when}");
             assert_eq!(trees(&store, &again), wanted, "{when}");
-            let report = store.fsck(false, &|_| {}).unwrap();
+            let mut report = store.fsck(false, &|_| {}).unwrap();
+            if boot == "second" {
+                // Records have no fsync of their own: what a power cut tore is set aside, and made anew.
+                report.damaged.retain(|d| !d.path.ends_with(".bad"));
+            }
             assert_eq!(
                 (report.damaged, report.unproven),
                 (vec![], vec![]),
@@ -190,6 +196,7 @@ async fn a_removal_that_dies_at_any_step_is_ended_by_the_next_and_takes_nothing_
     for name in ["a:kept", "a:gone"] {
         store.pull(&registry.reference(name), |_| {}).await.unwrap();
     }
+    store.sync().unwrap();
     assert!(store.settle(PATIENCE));
     let both = trees(&store, &path);
     assert_eq!(
@@ -287,6 +294,8 @@ async fn a_collection_at_any_step_of_a_pull_takes_nothing_of_it() {
         .lock()
         .unwrap()
         .retain(|(watched, _)| *watched != path);
+    // The sync behind the pull may be watched still.
+    store.sync().unwrap();
     let (image, lease) = pulled.unwrap();
     assert_eq!(image.manifest_digest, new);
     assert!(store.image(&new).unwrap().is_some());

@@ -164,10 +164,16 @@ fn damage_is_named() {
     flipped[0] ^= 1;
     assert!(said(&flipped).contains("check sum"));
     let sparse = with_data(&header(tar::EntryType::GNUSparse, b"f", 0), b"");
-    assert!(said(&sparse).contains("sparse files are not supported"));
-    let mut sparse = pax_entry(&[("GNU.sparse.major", b"1")]);
-    sparse.extend(&good);
-    assert!(said(&sparse).contains("sparse files are not supported"));
+    assert!(said(&sparse).contains("sparse file's header is malformed"));
+    for (version, said_of) in [(&b"1"[..], "map is malformed"), (b"7", "unknown version")] {
+        let mut sparse = pax_entry(&[
+            ("GNU.sparse.major", version),
+            ("GNU.sparse.minor", b"0"),
+            ("GNU.sparse.realsize", b"9"),
+        ]);
+        sparse.extend(&good);
+        assert!(said(&sparse).contains(said_of), "{}", said(&sparse));
+    }
     let volume = with_data(&header(tar::EntryType::new(b'V'), b"f", 0), b"");
     assert!(said(&volume).contains("type 0x56"));
     for record in [
