@@ -6,6 +6,7 @@ pub(crate) mod caretaker;
 pub(crate) mod catalogue;
 pub(crate) mod census;
 pub(crate) mod collect;
+mod drafts;
 mod flights;
 pub(crate) mod fsck;
 pub(crate) mod inventory;
@@ -45,8 +46,9 @@ use turns::Turns;
 /// The image store of one instance.
 #[derive(Debug)]
 pub struct Store {
-    /// First, so that it has ended before the directory is anybody else's.
-    caretaker: Caretaker,
+    /// First, and the caretaker next, so that both have ended before the directory is anybody else's.
+    syncs: Syncs,
+    caretaker: Arc<Caretaker>,
     leases: Arc<Leases>,
     layout: Arc<Layout>,
     client: Client,
@@ -54,8 +56,6 @@ pub struct Store {
     /// Held while the device of a disk is looked for, until the disk is mounted.
     disks: Mutex<()>,
     turns: Turns,
-    // Dropped before the layout's lock is given up.
-    syncs: Syncs,
 }
 
 impl Store {
@@ -76,17 +76,20 @@ impl Store {
     }
 
     fn over(layout: Layout, client: Client) -> Result<Store, ImageError> {
-        layers::drop_doubtful(&layout)?;
+        sync::drop_doubtful(&layout)?;
         let (layout, leases) = (Arc::new(layout), Arc::<Leases>::default());
         let caretaker = Caretaker::new(Arc::clone(&layout), Arc::clone(&leases));
-        // A crash may have left it work.
+        let caretaker = Arc::new(caretaker);
+        // A crash may have left them work.
         caretaker.wake();
-        let (turns, syncs) = (Turns::new(client.registries()), Syncs::new());
+        let syncs = Syncs::new(Arc::clone(&layout), Arc::clone(&caretaker));
         let unsynced = layers::unsynced(&layout)?;
         if !unsynced.is_empty() {
-            syncs.later()(&layout, unsynced);
+            syncs.later()(unsynced);
         }
+        let turns = Turns::new(client.registries());
         Ok(Store {
+            syncs,
             caretaker,
             leases,
             layout,
@@ -94,7 +97,6 @@ impl Store {
             flights: Flights::default(),
             disks: Mutex::default(),
             turns,
-            syncs,
         })
     }
 

@@ -228,24 +228,14 @@ pub(crate) fn mark_synced(layout: &Layout, paths: &[String]) -> Result<(), Image
     Ok(())
 }
 
-/// Removes layers and seams that an earlier boot made and never synced.
-pub(crate) fn drop_doubtful(layout: &Layout) -> Result<(), ImageError> {
-    for directory in ["layers/sha256", "layers/chain"] {
-        for name in layout.list(directory)? {
-            let path = format!("{directory}/{name}");
-            if is_doubtful(layout, &path) {
-                tracing::info!(
-                    layer = path,
-                    "image store: removing a layer that was never synced"
-                );
-                layout.retire(&path)?;
-            }
-        }
-    }
-    Ok(())
+/// Layers and seams that an earlier boot made and never synced.
+pub(crate) fn doubtful(layout: &Layout) -> Result<Vec<String>, ImageError> {
+    let mut found = unsynced(layout)?;
+    found.retain(|path| is_of_another_boot(layout, path));
+    Ok(found)
 }
 
-/// Layers and seams that were made in this boot and are not marked as safe yet: a crash came before that.
+/// Layers and seams that are not marked as safe from a power cut.
 pub(crate) fn unsynced(layout: &Layout) -> Result<Vec<String>, ImageError> {
     let mut found = Vec::new();
     for directory in ["layers/sha256", "layers/chain"] {
@@ -256,10 +246,7 @@ pub(crate) fn unsynced(layout: &Layout) -> Result<Vec<String>, ImageError> {
     Ok(found)
 }
 
-fn is_doubtful(layout: &Layout, path: &str) -> bool {
-    if layout.exists(&format!("{path}/synced")) {
-        return false;
-    }
+fn is_of_another_boot(layout: &Layout, path: &str) -> bool {
     let record = layout
         .read(&format!("{path}/layer.json"), RECORD_MAX)
         .ok()

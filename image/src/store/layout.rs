@@ -199,33 +199,52 @@ impl Layout {
         Ok(Some(bytes))
     }
 
-    /// Writes a file so that a crash of ours leaves the old one or the new one. A power cut may leave a damaged one or
-    /// none: for what is checked when it is read, and can be had again.
+    /// Writes a file so that after a power cut there is the old one, the new one, or none, and after the
+    /// return the new one.
     pub(crate) fn write(
         &self,
         directory: &str,
         name: &str,
         bytes: &[u8],
     ) -> Result<(), ImageError> {
-        let temporary = format!("ingest/{}", super::random_name());
-        let to = format!("{directory}/{name}");
-        let error = |e: std::io::Error| self.error("write", &to, e);
+        let draft = self.draft(bytes)?;
+        self.put(&draft, directory, name)?;
+        self.step("sync its directory");
+        self.sync_directory(directory)
+    }
+
+    /// Bytes on disk that have no name yet, as a path below the store: for [`Layout::put`] or [`Layout::unlink`].
+    pub(crate) fn draft(&self, bytes: &[u8]) -> Result<String, ImageError> {
+        let draft = format!("ingest/{}", super::random_name());
         self.step("create");
-        let file = rustix::fs::openat(&self.root, &temporary, CREATE, Mode::RUSR | Mode::WUSR);
-        let mut file = File::from(file.map_err(|e| error(e.into()))?);
-        let written = file.write_all(bytes).and_then(|()| {
-            self.step("rename a file");
-            let renamed = rustix::fs::renameat(&self.root, &temporary, &self.root, &to);
-            renamed.map_err(Into::into)
-        });
-        written.map_err(|e| {
+        let file = rustix::fs::openat(&self.root, &draft, CREATE, Mode::RUSR | Mode::WUSR);
+        let mut file = File::from(file.map_err(|e| self.error("create", &draft, e))?);
+        let written = file.write_all(bytes).and_then(|()| self.sync_file(&file));
+        written.map(|()| draft.clone()).map_err(|e| {
             // A disk that is full must not keep what could not be written.
-            rustix::fs::unlinkat(&self.root, &temporary, AtFlags::empty()).ok();
-            error(e)
+            self.unlink(&draft).ok();
+            self.error("write", &draft, e)
         })
     }
 
-    /// Writes a file of a layer that is there already, and has it on disk. Only one may write it at a time.
+    /// Gives a draft its name. After a power cut the name has what it had before, the draft, or nothing.
+    pub(crate) fn put(&self, draft: &str, directory: &str, name: &str) -> Result<(), ImageError> {
+        let to = format!("{directory}/{name}");
+        self.step("rename a file");
+        rustix::fs::renameat(&self.root, draft, &self.root, &to).map_err(|e| {
+            self.unlink(draft).ok();
+            self.error("rename", &to, e)
+        })
+    }
+
+    fn sync_file(&self, file: &File) -> std::io::Result<()> {
+        file.sync_all()?;
+        #[cfg(test)]
+        super::replay::is_on_disk(file);
+        Ok(())
+    }
+
+    /// Writes a file of a layer that is there already, as [`Layout::write`] does. Only one may write it at a time.
     pub(crate) fn write_beside(
         &self,
         directory: &str,

@@ -253,8 +253,6 @@ fn commit(layout: &Layout, image: Unpacked, names: &[Reference]) -> Result<Image
     for name in names {
         records::record(layout, name, &Pulled::new(name, &image.top, digest))?;
     }
-    // The records have no fsync of their own.
-    layout.sync_all()?;
     Ok(Image {
         reference: names
             .first()

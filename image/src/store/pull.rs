@@ -13,7 +13,8 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use tokio::task::spawn_blocking;
 
-use super::flights::{Boarded, Flights};
+use super::drafts::Drafts;
+use super::flights::Flights;
 use super::layers::{self, Missed};
 use super::layout::Layout;
 use super::lease::Lease;
@@ -158,8 +159,10 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
         }
         let resolved = self.resolve().await?;
         self.hold(&resolved).await?;
-        self.fetch_layers(&resolved.layers).await?;
-        Ok(self.commit(resolved).await?)
+        let drafts = async { Ok(self.draft(&resolved).await?) };
+        let layers = self.fetch_layers(&resolved.layers);
+        let (drafts, ()) = tokio::try_join!(drafts, layers)?;
+        Ok(self.commit(resolved, drafts).await?)
     }
 
     async fn resolve(&self) -> Result<Resolved, Fault> {
@@ -272,20 +275,17 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
         let meter = LayerMeter::new(meter, blob);
         let is_there = || layers::is_present(self.layout, diff_id);
         let registry = &self.reference.registry;
-        let boarded = self.flights.board(registry, diff_id, is_there).await;
-        let Some(boarded) = boarded else {
+        let Some(_boarded) = self.flights.board(registry, diff_id, is_there).await else {
             meter.add(blob.size);
             meter.done();
             return Ok(());
         };
+        let mut turn = self.turns.turn(self.client.registries(), registry).await;
+        // After the turn has come: its time runs from here.
         let mut bytes = self.client.blob("fetch layer", &self.reference, blob);
-        let mut going = Going {
-            turn: self.turn(&boarded).await,
-            boarded: &boarded,
-        };
         loop {
             match self
-                .unpack(&mut bytes, blob, diff_id, &mut going, &meter)
+                .unpack(&mut bytes, blob, diff_id, &mut turn, &meter)
                 .await?
             {
                 None => {
@@ -297,29 +297,13 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
         }
     }
 
-    /// Our turn. While we wait for it the layer is not on its way, and nobody should wait for us.
-    async fn turn(&self, boarded: &Boarded) -> Turn<'_> {
-        let registries = self.client.registries();
-        let mut turn = std::pin::pin!(self.turns.turn(registries, &self.reference.registry));
-        tokio::select! {
-            biased;
-            turn = &mut turn => turn,
-            () = std::future::ready(()) => {
-                boarded.is_slow(true);
-                let turn = turn.await;
-                boarded.is_slow(false);
-                turn
-            }
-        }
-    }
-
     /// Unpacks a blob as it comes. Some if its bytes are not those of its digest.
     async fn unpack(
         &self,
         bytes: &mut Blob<'_>,
         blob: &Descriptor,
         diff_id: &Digest,
-        going: &mut Going<'_>,
+        turn: &mut Turn<'_>,
         meter: &LayerMeter<'_, P>,
     ) -> Result<Option<ImageError>, Fault> {
         let (sender, pieces) = channel();
@@ -330,7 +314,7 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
             let subject = subject.clone();
             spawn_blocking(move || layers::install(&layout, pieces, &blob, &diff_id, &subject))
         };
-        let sent = send(bytes, sender, going, meter).await;
+        let sent = send(bytes, sender, turn, meter).await;
         let installed = worker.await.map_err(|e| {
             let cause = format!("the unpacker failed: {e}");
             ImageError::new("unpack layer", &subject, cause)
@@ -347,27 +331,34 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
         }
     }
 
-    /// Records all of it, the reference last; what makes it durable goes on behind.
-    async fn commit(&self, image: Resolved) -> Result<Image, ImageError> {
-        let (layout, reference) = (Arc::clone(self.layout), self.reference.clone());
-        let asked = self.asked.to_owned();
+    /// The records that will lead to the image, the reference last.
+    async fn draft(&self, image: &Resolved) -> Result<Drafts, ImageError> {
+        let pulled = Pulled::new(&self.reference, &image.top, &image.manifest_digest);
+        let layout = Arc::clone(self.layout);
+        let (config, manifest) = (image.config_bytes.clone(), image.manifest_bytes.clone());
+        let manifest_digest = image.manifest_digest.clone();
+        blocking(move || {
+            let mut drafts = Drafts::new(Arc::clone(&layout));
+            drafts.add("configs", Digest::of(&config).hex(), &config)?;
+            drafts.add("manifests", manifest_digest.hex(), &manifest)?;
+            drafts.add("refs", &pulled.file(), &pulled.bytes(&layout)?)?;
+            Ok(drafts)
+        })
+        .await
+    }
+
+    /// Records all of it; what makes the layers durable goes on behind.
+    async fn commit(&self, image: Resolved, drafts: Drafts) -> Result<Image, ImageError> {
+        let (layout, reference) = (Arc::clone(self.layout), self.asked.to_owned());
         let sync_later = self.syncs.later();
         blocking(move || {
             let diff_ids: Vec<Digest> = image.layers.into_iter().map(|(_, id)| id).collect();
-            let pulled = Pulled::new(&reference, &image.top, &image.manifest_digest);
             let paths = stack::complete(&layout, &diff_ids)?;
-            let config_digest = Digest::of(&image.config_bytes);
-            layout.write("configs", config_digest.hex(), &image.config_bytes)?;
-            layout.write(
-                "manifests",
-                image.manifest_digest.hex(),
-                &image.manifest_bytes,
-            )?;
-            records::record(&layout, &reference, &pulled)?;
-            sync_later(&layout, paths);
+            drafts.publish()?;
+            sync_later(paths);
             Ok(Image {
-                reference: asked,
-                manifest_digest: pulled.manifest,
+                reference,
+                manifest_digest: image.manifest_digest.to_string(),
                 config: image.config,
                 layers: diff_ids.iter().map(Digest::to_string).collect(),
             })
@@ -384,33 +375,18 @@ async fn blocking<T: Send + 'static>(
         .map_err(|e| ImageError::new("image store", "", format!("a store thread failed: {e}")))?
 }
 
-/// A layer on its way: our turn, and those who wait for the same layer.
-struct Going<'a> {
-    turn: Turn<'a>,
-    boarded: &'a Boarded,
-}
-
-impl Going<'_> {
-    async fn next(&mut self, bytes: &mut Blob<'_>) -> Result<Option<Bytes>, Fault> {
-        let len = |got: &Result<Option<Bytes>, Fault>| match got {
-            Ok(Some(piece)) => piece.len(),
-            _ => 0,
-        };
-        let boarded = self.boarded;
-        let turn = &mut self.turn;
-        turn.wait_for(bytes.next(), len, |slow| boarded.is_slow(slow))
-            .await
-    }
-}
-
 /// Sends a blob's bytes to its unpacker until one of the two has no more to say.
 async fn send<P: Fn(Progress)>(
     bytes: &mut Blob<'_>,
     sender: tokio::sync::mpsc::Sender<Piece>,
-    going: &mut Going<'_>,
+    turn: &mut Turn<'_>,
     meter: &LayerMeter<'_, P>,
 ) -> Result<(), Fault> {
-    while let Some(piece) = going.next(bytes).await? {
+    let len = |got: &Result<Option<Bytes>, Fault>| match got {
+        Ok(Some(piece)) => piece.len(),
+        _ => 0,
+    };
+    while let Some(piece) = turn.wait_for(bytes.next(), len).await? {
         meter.add(piece.len() as u64);
         if sender.send(Piece::Data(piece)).await.is_err() {
             // The unpacker gave up and says why.

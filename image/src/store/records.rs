@@ -42,6 +42,16 @@ impl Pulled {
         }
     }
 
+    /// As it is stored.
+    pub(crate) fn bytes(&self, layout: &Layout) -> Result<Vec<u8>, ImageError> {
+        serde_json::to_vec(self).map_err(|e| layout.error("write", "refs", e))
+    }
+
+    /// The name of its file in `refs`.
+    pub(crate) fn file(&self) -> String {
+        file_name(&self.reference)
+    }
+
     /// Where its manifest is, below the store.
     pub(crate) fn manifest_path(&self) -> String {
         let hex = self.manifest.rsplit(':').next().unwrap_or_default();
@@ -137,8 +147,11 @@ pub(crate) fn record(
     reference: &Reference,
     pulled: &Pulled,
 ) -> Result<(), ImageError> {
-    let bytes = serde_json::to_vec(pulled).map_err(|e| layout.error("write", "refs", e))?;
-    layout.write("refs", &file_name(&reference.to_string()), &bytes)
+    layout.write(
+        "refs",
+        &file_name(&reference.to_string()),
+        &pulled.bytes(layout)?,
+    )
 }
 
 /// References hold slashes and may be longer than a file's name.

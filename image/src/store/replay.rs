@@ -3,9 +3,11 @@
 //!
 //! A kill leaves on disk what was written up to then, and that is what a copy holds. A power cut leaves, of what was not
 //! synced, whatever it likes: the worst is that names are there and contents are not. So files of layers that have no
-//! mark are cut to nothing, and while no layer has one, records as well.
+//! mark are cut to nothing, and of records those of which no fsync(2) was seen.
 
+use std::collections::BTreeSet;
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,6 +20,15 @@ type Watcher = Arc<dyn Fn(&'static str) + Send + Sync>;
 
 static WATCHERS: Mutex<Vec<(PathBuf, Watcher)>> = Mutex::new(Vec::new());
 
+/// Device and inode of each file that was synced.
+static ON_DISK: Mutex<BTreeSet<(u64, u64)>> = Mutex::new(BTreeSet::new());
+
+/// A store has synced this file.
+pub(super) fn is_on_disk(file: &File) {
+    let meta = file.metadata().unwrap();
+    ON_DISK.lock().unwrap().insert((meta.dev(), meta.ino()));
+}
+
 /// The store at `path` is about to do `what`.
 pub(super) fn at(path: &Path, what: &'static str) {
     let all = WATCHERS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -29,21 +40,38 @@ pub(super) fn at(path: &Path, what: &'static str) {
     }
 }
 
+/// A copy of a store.
+#[derive(Clone, Debug)]
+struct Frame {
+    /// What was about to be done.
+    before: &'static str,
+    path: PathBuf,
+    /// Records, below the store, that are not on disk yet.
+    loose: Vec<PathBuf>,
+}
+
 /// Copies of a store, made while it works.
 struct Film {
     store: PathBuf,
-    frames: Arc<Mutex<Vec<(&'static str, PathBuf)>>>,
+    frames: Arc<Mutex<Vec<Frame>>>,
 }
 
 impl Film {
     fn of(store: &Path, to: &Path) -> Film {
-        let frames: Arc<Mutex<Vec<(&'static str, PathBuf)>>> = Arc::default();
+        let frames: Arc<Mutex<Vec<Frame>>> = Arc::default();
         let (all, from, to) = (Arc::clone(&frames), store.to_owned(), to.to_owned());
-        let watcher = move |what| {
+        let watcher = move |before| {
             let mut all = all.lock().unwrap();
-            let frame = to.join(all.len().to_string());
-            copy(&from, &frame);
-            all.push((what, frame));
+            let path = to.join(all.len().to_string());
+            copy(&from, &path);
+            let mut loose = loose_records(&from);
+            // What came between the two looks is not in the copy.
+            loose.retain(|record| path.join(record).exists());
+            all.push(Frame {
+                before,
+                path,
+                loose,
+            });
         };
         WATCHERS
             .lock()
@@ -55,7 +83,7 @@ impl Film {
         }
     }
 
-    fn cut(self) -> Vec<(&'static str, PathBuf)> {
+    fn cut(self) -> Vec<Frame> {
         WATCHERS
             .lock()
             .unwrap()
@@ -88,22 +116,39 @@ fn copy(from: &Path, to: &Path) {
         .unwrap();
 }
 
-/// What a power cut does to a store that was not synced.
-fn tear(store: &Path) {
-    let mut synced = false;
-    for directory in ["layers/sha256", "layers/chain"] {
-        for layer in std::fs::read_dir(store.join(directory)).unwrap() {
-            let layer = layer.unwrap().path();
-            match layer.join("synced").exists() {
-                true => synced = true,
-                false => empty_files(&layer.join("fs")),
+const RECORDS: [&str; 3] = ["refs", "manifests", "configs"];
+
+/// Records of which no fsync was seen.
+fn loose_records(store: &Path) -> Vec<PathBuf> {
+    let on_disk = ON_DISK.lock().unwrap();
+    let mut loose = Vec::new();
+    for directory in RECORDS {
+        for entry in std::fs::read_dir(store.join(directory))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let Ok(meta) = entry.metadata() else { continue };
+            if !on_disk.contains(&(meta.dev(), meta.ino())) {
+                loose.push(Path::new(directory).join(entry.file_name()));
             }
         }
     }
-    if !synced {
-        for directory in ["refs", "manifests", "configs"] {
-            empty_files(&store.join(directory));
+    loose
+}
+
+/// What a power cut does to the copy of a store.
+fn tear(store: &Path, loose: &[PathBuf]) {
+    for directory in ["layers/sha256", "layers/chain"] {
+        for layer in std::fs::read_dir(store.join(directory)).unwrap() {
+            let layer = layer.unwrap().path();
+            if !layer.join("synced").exists() {
+                empty_files(&layer.join("fs"));
+            }
         }
+    }
+    for record in loose {
+        File::create(store.join(record)).unwrap();
     }
 }
 
