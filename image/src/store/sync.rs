@@ -166,3 +166,40 @@ pub(crate) fn drop_doubtful(layout: &Layout) -> Result<(), ImageError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use rustix::fs::Mode;
+
+    use super::*;
+    use crate::unpack::Outline;
+
+    #[test]
+    fn a_layer_that_was_synced_gets_its_inventory_though_nobody_asks() {
+        let patience = Duration::from_secs(30);
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Arc::new(Layout::open(dir.path()).unwrap());
+        let caretaker = Arc::new(Caretaker::new(Arc::clone(&layout), Arc::default()));
+        let path = "layers/sha256/0";
+        let ingest = layout.ingest().unwrap();
+        ingest.mkdir(c"fs", Mode::RWXU).unwrap();
+        layers::publish(&layout, ingest, path, Outline::default()).unwrap();
+        assert!(caretaker.rest(patience));
+        assert!(!layout.exists("layers/sha256/0/inventory.json"), "unsynced");
+
+        let syncs = Syncs::new(Arc::clone(&layout), caretaker);
+        syncs.later()(vec![path.to_owned()]);
+        syncs.settle().unwrap();
+        assert!(layout.exists("layers/sha256/0/synced"));
+        let until = Instant::now() + patience;
+        while !layout.exists("layers/sha256/0/inventory.json") {
+            assert!(Instant::now() < until, "it sleeps");
+            std::thread::yield_now();
+        }
+        let late = syncs.later();
+        drop((syncs, layout));
+        late(vec![path.to_owned()]);
+    }
+}
