@@ -3,6 +3,7 @@
 mod faulty;
 mod house;
 mod registry;
+mod rich;
 
 use std::sync::Arc;
 
@@ -215,4 +216,29 @@ async fn archives_that_are_bad_are_named_with_their_entry() {
         registry.push("good", "t", &[tar_of(&[("good", b"1")])]);
         house.pull(&registry.reference("good:t")).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn links_into_layers_below_that_would_fill_the_disk_are_refused() {
+    // A map of nothing, and more than a gibibyte of zeros where they are copied.
+    let mut base = rich::Tar::new();
+    let size = ((1u64 << 30) + 1).to_string();
+    base.pax(&[
+        ("GNU.sparse.size", size.as_bytes()),
+        ("GNU.sparse.map", b"0,0"),
+    ])
+    .own("hole", b"");
+    let mut upper = rich::Tar::new();
+    upper.add(tar::EntryType::Link, "link", "hole", b"", 0o644, (0, 0));
+    let registry = Registry::start().await;
+    registry.push("a", "t", &[base.bytes(), upper.bytes()]);
+    let house = house(Registries::default());
+    let error = house.pull(&registry.reference("a:t")).await.unwrap_err();
+    assert!(
+        error.contains("a copy of `hole` would be needed")
+            && error.contains("more than 1073741824 bytes"),
+        "{error}"
+    );
+    assert_eq!(names(&house.path().join("refs")), [""; 0]);
+    assert_eq!(names(&house.path().join("ingest")), [""; 0]);
 }

@@ -10,12 +10,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use faulty::image::OneLayer;
 use faulty::{Asked, Reply, Server, reply};
 use longshore_image::{
     AwsKeys, ClientCertificate, Credential, Ecr, Image, Proxies, Registries, Registry as Settings,
     Store,
 };
-use registry::{Auth, PASSWORD, Registry, TOKEN, noise, tar_of};
+use registry::{Auth, PASSWORD, Registry, TOKEN, digest, noise, tar_of};
 use serde_json::json;
 
 /// One pull into a store of its own.
@@ -353,6 +354,30 @@ async fn a_mirror_that_has_nothing_good_is_passed_over() {
     let error = error.unwrap_err();
     let named = format!("registry {} answered 403", registry.authority);
     assert!(error.contains(&named), "{error}");
+}
+
+#[tokio::test]
+async fn a_mirrors_layer_that_is_too_long_is_fetched_from_the_registry() {
+    let image = Arc::new(OneLayer::plain(tar_of(&[("f", &noise(50_000))])));
+    let (served, lied) = (Arc::clone(&image), Arc::clone(&image));
+    let layer = digest(&image.layer);
+    let registry =
+        Server::start(move |asked| served.answer(asked, |_| reply("200 OK", &[], &served.layer)))
+            .await;
+    let mirror = Server::start(move |asked| {
+        lied.answer(asked, |_| {
+            let head = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";
+            Reply::Bytes([&head[..], &lied.layer, b"and more"].concat())
+        })
+    })
+    .await;
+    pull(
+        mirrors(&registry.authority, &[&mirror.authority]),
+        &format!("{}/a:t", registry.authority),
+    )
+    .await
+    .unwrap();
+    assert_eq!((mirror.count(&layer), registry.count(&layer)), (1, 1));
 }
 
 #[tokio::test]

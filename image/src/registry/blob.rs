@@ -181,13 +181,18 @@ impl Blob<'_> {
         Ok(std::mem::take(&mut self.at))
     }
 
+    /// Whether more bytes came than the descriptor has: the last error says so.
+    pub(crate) fn is_too_long(&self) -> bool {
+        self.at > self.size
+    }
+
     /// What is new in `piece`.
     fn take(&mut self, mut piece: Bytes) -> Result<Bytes, Fault> {
         let known = self.overlap.min(piece.len() as u64);
         self.overlap -= known;
         piece.advance(known as usize);
         self.at += piece.len() as u64;
-        if self.at > self.size {
+        if self.is_too_long() {
             let cause = format!(
                 "longer than the {} bytes of its descriptor; refused",
                 self.size

@@ -21,7 +21,8 @@ use crate::remove::remove_tree_slowly;
 
 /// How long it works between two pauses.
 const STRIDE: Duration = Duration::from_millis(10);
-/// The pause after a stride, as a multiple of it: while nobody pulls, and while somebody does.
+/// The pause after a stride, as a multiple of it: while nobody pulls, and while somebody does. None where somebody waits for
+/// the end, and nobody pulls.
 const PAUSE: (u32, u32) = (1, 9);
 /// Inventories are taken when nobody has pulled for so long.
 const QUIET: Duration = Duration::from_secs(5);
@@ -275,9 +276,10 @@ impl Shared {
             if worked < STRIDE {
                 return Ok(());
             }
-            let times = match self.leases.is_busy() {
-                false => PAUSE.0,
-                true => PAUSE.1,
+            let times = match (self.leases.is_busy(), self.state().hurry) {
+                (true, _) => PAUSE.1,
+                (false, false) => PAUSE.0,
+                (false, true) => 0,
             };
             let stop = self.wait(self.state(), worked.saturating_mul(times)).stop;
             began = Instant::now();

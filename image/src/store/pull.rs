@@ -159,10 +159,11 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
         }
         let resolved = self.resolve().await?;
         self.hold(&resolved).await?;
-        let drafts = async { Ok(self.draft(&resolved).await?) };
         let layers = self.fetch_layers(&resolved.layers);
-        let (drafts, ()) = tokio::try_join!(drafts, layers)?;
-        Ok(self.commit(resolved, drafts).await?)
+        // Both to their end: a pull that failed has nothing half-done.
+        let (drafts, layers) = tokio::join!(self.draft(&resolved), layers);
+        layers?;
+        Ok(self.commit(resolved, drafts?).await?)
     }
 
     async fn resolve(&self) -> Result<Resolved, Fault> {
@@ -323,6 +324,10 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
             (_, Ok(())) => Ok(None),
             (Ok(()), Err(Missed::Damaged(error))) => Ok(Some(error)),
             (_, Err(Missed::Damaged(error) | Missed::Failed(error))) => Err(Fault::Refused(error)),
+            // As damaged as a wrong digest.
+            (Err(Fault::Refused(error)), Err(Missed::Aborted)) if bytes.is_too_long() => {
+                Ok(Some(error))
+            }
             (Err(fault), Err(Missed::Aborted)) => Err(fault),
             (Ok(()), Err(Missed::Aborted)) => {
                 let cause = "the download stopped; try again";

@@ -25,6 +25,10 @@ use crate::error::{ImageError, printable_bytes};
 use crate::unpack::Outline;
 use resolve::{exists, kind_of, open, resolve};
 
+/// Bytes that all seams of one image may copy: a few that link to large files would otherwise fill a disk, for holes are
+/// copied as zeros, and each layer may want the same file again.
+pub(super) const COPIES_MAX: u64 = 1024 * 1024 * 1024;
+
 /// Where a directory of the seam has its metadata from.
 #[derive(Clone, Debug, PartialEq)]
 enum Source {
@@ -37,27 +41,30 @@ enum Source {
 }
 
 /// A seam in the making. Names are paths below the image's root.
-struct Seam {
+struct Seam<'a> {
     fs: OwnedFd,
     own: OwnedFd,
     below: OwnedFd,
     implied: BTreeSet<Vec<u8>>,
     directories: BTreeMap<Vec<u8>, Source>,
     /// Directories of the layer that a symbolic link below moves, and where to.
-    moved: Vec<(Vec<u8>, Vec<u8>)>,
+    moved: HashMap<Vec<u8>, Vec<u8>>,
     /// Grafted files with several names, by inode.
     names: HashMap<u64, Vec<u8>>,
     /// Files of the layers below that were brought up under another name only.
     raised: HashMap<Vec<u8>, Vec<u8>>,
+    copies_left: &'a mut u64,
 }
 
-/// Makes the seam of the layer whose tree is `own`, above what `below` shows, and publishes it at `path`. Blocking.
+/// Makes the seam of the layer whose tree is `own`, above what `below` shows, and publishes it at `path`; copies at most
+/// `copies_left` bytes and counts them there. Blocking.
 pub(super) fn make(
     layout: &Layout,
     own: &Floor,
     outline: &Outline,
     below: OwnedFd,
     path: &str,
+    copies_left: &mut u64,
 ) -> Result<(), ImageError> {
     let error = |cause: String| ImageError::new("stack layers", &own.path, cause);
     let ingest = layout.ingest()?;
@@ -73,9 +80,10 @@ pub(super) fn make(
         below,
         implied: implied?,
         directories: BTreeMap::new(),
-        moved: Vec::new(),
+        moved: HashMap::new(),
         names: HashMap::new(),
         raised: HashMap::new(),
+        copies_left,
     };
     seam.lay_implied().map_err(error)?;
     for (name, target) in &links {
@@ -85,7 +93,7 @@ pub(super) fn make(
     layers::publish(layout, ingest, path, Outline::default())
 }
 
-impl Seam {
+impl Seam<'_> {
     fn lay_implied(&mut self) -> Result<(), String> {
         for name in self.implied.clone() {
             if self.place_of(&name) != name {
@@ -101,12 +109,13 @@ impl Seam {
 
     /// Where a name of the layer is in the image.
     fn place_of(&self, name: &[u8]) -> Vec<u8> {
-        for (from, to) in self.moved.iter().rev() {
-            if let Some(rest) = within(name, from) {
-                return [to, rest].concat();
-            }
-        }
-        name.to_vec()
+        // The longest first: what is moved inside of what is moved.
+        let above: Vec<&[u8]> = prefixes(name).collect();
+        let moved = above.iter().rev().find_map(|from| {
+            let to = self.moved.get(*from)?;
+            Some([to, &name[from.len()..]].concat())
+        });
+        moved.unwrap_or_else(|| name.to_vec())
     }
 
     /// Makes a directory and those above it; which source it has is decided once.
@@ -130,7 +139,8 @@ impl Seam {
 
     fn directory_from(&mut self, name: &[u8], source: Source) -> Result<(), String> {
         if self.directories.insert(name.to_vec(), source).is_none() {
-            rustix::fs::mkdirat(&self.fs, name, Mode::RWXU).map_err(|e| said(name, "mkdir", e))?;
+            let (above, last) = self.at(name)?;
+            rustix::fs::mkdirat(&above, last, Mode::RWXU).map_err(|e| said(name, "mkdir", e))?;
         }
         Ok(())
     }
@@ -176,8 +186,18 @@ impl Seam {
     }
 
     fn same_file(&self, known: &[u8], name: &[u8]) -> Result<(), String> {
-        let fs = &self.fs;
-        rustix::fs::linkat(fs, known, fs, name, AtFlags::empty()).map_err(|e| said(name, "link", e))
+        let (from, known) = self.at(known)?;
+        let (to, last) = self.at(name)?;
+        let linked = rustix::fs::linkat(&from, known, &to, last, AtFlags::empty());
+        linked.map_err(|e| said(name, "link", e))
+    }
+
+    /// Where a name of the seam is: its directory, no link on the way followed, and its last component. A link of the layer's
+    /// own that was grafted into the seam leads nowhere from here.
+    fn at<'n>(&self, name: &'n [u8]) -> Result<(OwnedFd, &'n [u8]), String> {
+        let (above, last) = split(name);
+        let above = open(self.fs.as_fd(), above).map_err(|e| said(name, "open above", e))?;
+        Ok((above, last))
     }
 
     /// Gives all directories their metadata, the inner ones first, so that the times of the outer ones stay.
@@ -202,12 +222,6 @@ impl Seam {
 
 fn said(name: &[u8], call: &str, errno: Errno) -> String {
     format!("{call} of `{}`: {errno}", printable_bytes(name))
-}
-
-/// The rest of `name`, with its slash, if it is `from` or below it.
-fn within<'a>(name: &'a [u8], from: &[u8]) -> Option<&'a [u8]> {
-    let rest = name.strip_prefix(from)?;
-    (rest.is_empty() || rest.starts_with(b"/")).then_some(rest)
 }
 
 /// Parent and last component; the parent of a name in the root is empty.
@@ -282,12 +296,5 @@ mod tests {
         let all: Vec<&[u8]> = prefixes(b"a/bc/d").collect();
         assert_eq!(all, [&b"a"[..], b"a/bc", b"a/bc/d"]);
         assert_eq!(prefixes(b"").count(), 0);
-    }
-
-    #[test]
-    fn a_name_is_within_another_by_whole_components() {
-        assert_eq!(within(b"lib/a", b"lib"), Some(&b"/a"[..]));
-        assert_eq!(within(b"lib", b"lib"), Some(&b""[..]));
-        assert_eq!(within(b"lib64/a", b"lib"), None);
     }
 }

@@ -62,12 +62,14 @@ pub(crate) fn is_whole(layout: &Layout, diff_ids: &[Digest]) -> Result<bool, Ima
 pub(crate) fn complete(layout: &Layout, diff_ids: &[Digest]) -> Result<Vec<String>, ImageError> {
     let mut below: Vec<Floor> = Vec::new();
     let mut paths = Vec::new();
+    let mut copies_left = seam::COPIES_MAX;
     for (placed, diff_id) in place(layout, diff_ids)?.iter().zip(diff_ids) {
         paths.push(layers::path(diff_id));
         if let Some(path) = &placed.seam {
             if !layers::is_whole(layout, path) {
                 let view = view(layout, &below)?;
-                seam::make(layout, &placed.floor, &placed.outline, view, path)?;
+                let (own, outline) = (&placed.floor, &placed.outline);
+                seam::make(layout, own, outline, view, path, &mut copies_left)?;
             }
             paths.push(path.clone());
         } else if let Some((name, target)) = placed.outline.links_below.first() {

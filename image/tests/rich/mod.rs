@@ -56,6 +56,13 @@ impl Tar {
         self.add(tar::EntryType::Regular, name, "", data, 0o644, (0, 0))
     }
 
+    /// A file of whoever runs the test.
+    pub(crate) fn own(&mut self, name: &str, data: &[u8]) -> &mut Tar {
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        let owner = (uid.as_raw().into(), gid.as_raw().into());
+        self.add(tar::EntryType::Regular, name, "", data, 0o644, owner)
+    }
+
     pub(crate) fn pax(&mut self, records: &[(&str, &[u8])]) -> &mut Tar {
         self.0
             .append_pax_extensions(records.iter().copied())

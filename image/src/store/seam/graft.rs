@@ -7,11 +7,11 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::resolve::{kind_of, open, resolve};
-use super::{Seam, Source, copy_attributes, join, said, split, times};
+use super::{COPIES_MAX, Seam, Source, copy_attributes, join, said, split, times};
 use crate::error::printable_bytes;
 use crate::remove::names;
 
-impl Seam {
+impl Seam<'_> {
     /// Shows the link of the layers below at `link` again, and puts what the layer has there where it leads.
     pub(super) fn graft_link(&mut self, link: &[u8]) -> Result<(), String> {
         let to = resolve(self.below.as_fd(), link)?;
@@ -35,54 +35,52 @@ impl Seam {
                 printable_bytes(to)
             ));
         }
-        self.moved.push((from.to_vec(), to.to_vec()));
+        self.moved.insert(from.to_vec(), to.to_vec());
         self.directory(to)?;
-        let own = open(self.own.as_fd(), from).map_err(|e| said(from, "open", e))?;
-        for name in names(own.as_fd()).map_err(|e| said(from, "read", e))? {
-            let name = name.to_bytes();
-            let (inner, place) = (join(from, name), join(to, name));
-            let stat = rustix::fs::statat(&own, name, AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(|e| said(&inner, "stat", e))?;
-            match FileType::from_raw_mode(stat.st_mode) {
-                FileType::Directory if self.implied.contains(&inner) => {
-                    let place = resolve(self.below.as_fd(), &place)?;
-                    self.graft(&inner, &place)?;
-                }
-                FileType::Directory => {
-                    self.directory_from(&place, Source::Own(inner.clone()))?;
-                    self.keep_opaque(own.as_fd(), name, &place)?;
-                    self.graft_inside(&inner, &place)?;
-                }
-                _ => self.copy(own.as_fd(), name, &place)?,
+        for name in self.copy_leaves(from, to)? {
+            let (inner, place) = (join(from, &name), join(to, &name));
+            if self.implied.contains(&inner) {
+                let place = resolve(self.below.as_fd(), &place)?;
+                self.graft(&inner, &place)?;
+            } else {
+                self.graft_described(&inner, &place)?;
             }
         }
         Ok(())
     }
 
     /// The same for a directory that the layer describes: it stands there whatever is below.
-    fn graft_inside(&mut self, from: &[u8], to: &[u8]) -> Result<(), String> {
-        self.moved.push((from.to_vec(), to.to_vec()));
-        let own = open(self.own.as_fd(), from).map_err(|e| said(from, "open", e))?;
-        for name in names(own.as_fd()).map_err(|e| said(from, "read", e))? {
-            let name = name.to_bytes();
-            let (inner, place) = (join(from, name), join(to, name));
-            match kind_of(self.own.as_fd(), &inner) {
-                Some(FileType::Directory) => {
-                    self.directory_from(&place, Source::Own(inner.clone()))?;
-                    self.keep_opaque(own.as_fd(), name, &place)?;
-                    self.graft_inside(&inner, &place)?;
-                }
-                _ => self.copy(own.as_fd(), name, &place)?,
-            }
+    fn graft_described(&mut self, from: &[u8], to: &[u8]) -> Result<(), String> {
+        self.directory_from(to, Source::Own(from.to_vec()))?;
+        self.keep_opaque(from, to)?;
+        for name in self.copy_leaves(from, to)? {
+            self.graft_described(&join(from, &name), &join(to, &name))?;
         }
         Ok(())
     }
 
+    /// Copies what the layer's directory `from` has besides directories; the names of those. They are entered after this
+    /// has closed its own: an image that nests them deep must not cost as many descriptors.
+    fn copy_leaves(&mut self, from: &[u8], to: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+        let own = open(self.own.as_fd(), from).map_err(|e| said(from, "open", e))?;
+        let mut directories = Vec::new();
+        for name in names(own.as_fd()).map_err(|e| said(from, "read", e))? {
+            let name = name.to_bytes();
+            let stat = rustix::fs::statat(&own, name, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|e| said(&join(from, name), "stat", e))?;
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => directories.push(name.to_vec()),
+                _ => self.copy(own.as_fd(), name, &join(to, name))?,
+            }
+        }
+        Ok(directories)
+    }
+
     /// A directory that hides those below it hides them in its new place too.
-    fn keep_opaque(&self, own: BorrowedFd<'_>, name: &[u8], place: &[u8]) -> Result<(), String> {
+    fn keep_opaque(&self, from: &[u8], place: &[u8]) -> Result<(), String> {
         const OPAQUE: &std::ffi::CStr = c"trusted.overlay.opaque";
         let error = |e| said(place, "copy of its opaque mark", e);
-        let from = open(own, name).map_err(error)?;
+        let from = open(self.own.as_fd(), from).map_err(error)?;
         let mut value = [0; 8];
         match rustix::fs::fgetxattr(&from, OPAQUE, &mut value) {
             Ok(_) => {}
@@ -110,41 +108,53 @@ impl Seam {
             self.names.insert(stat.st_ino, place.to_vec());
         }
         let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind == FileType::RegularFile {
+            return self.copy_file(dir, name, place, &stat);
+        }
+        let (fs, last) = self.at(place)?;
         match kind {
-            FileType::RegularFile => return self.copy_file(dir, name, place, &stat),
             FileType::Symlink => {
                 let target =
                     rustix::fs::readlinkat(dir, name, Vec::new()).map_err(error("readlink"))?;
-                rustix::fs::symlinkat(&target, &self.fs, place).map_err(error("symlink"))?;
+                rustix::fs::symlinkat(&target, &fs, last).map_err(error("symlink"))?;
             }
             _ => {
-                rustix::fs::mknodat(&self.fs, place, kind, Mode::empty(), stat.st_rdev)
+                rustix::fs::mknodat(&fs, last, kind, Mode::empty(), stat.st_rdev)
                     .map_err(error("mknod"))?;
                 let bits = Mode::from_bits_truncate(stat.st_mode & 0o7777);
-                rustix::fs::chmodat(&self.fs, place, bits, AtFlags::empty())
-                    .map_err(error("chmod"))?;
+                // Follows links by nature, but this name was made as a node in the line above.
+                rustix::fs::chmodat(&fs, last, bits, AtFlags::empty()).map_err(error("chmod"))?;
             }
         }
         let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
         let flags = AtFlags::SYMLINK_NOFOLLOW;
-        rustix::fs::chownat(&self.fs, place, Some(uid), Some(gid), flags)
-            .map_err(error("chown"))?;
-        rustix::fs::utimensat(&self.fs, place, &times(&stat), flags).map_err(error("utimensat"))
+        rustix::fs::chownat(&fs, last, Some(uid), Some(gid), flags).map_err(error("chown"))?;
+        rustix::fs::utimensat(&fs, last, &times(&stat), flags).map_err(error("utimensat"))
     }
 
     fn copy_file(
-        &self,
+        &mut self,
         dir: BorrowedFd<'_>,
         name: &[u8],
         place: &[u8],
         stat: &Stat,
     ) -> Result<(), String> {
         let error = |call: &'static str| move |e| said(place, call, e);
+        let size = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
+        *self.copies_left = self.copies_left.checked_sub(size).ok_or_else(|| {
+            format!(
+                "a copy of `{}` would be needed, and so would be copies of more than {COPIES_MAX} bytes of this image; \
+                 push it with fewer hard links into other layers",
+                printable_bytes(place)
+            )
+        })?;
+        let (fs, last) = self.at(place)?;
         let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let from = rustix::fs::openat(dir, name, read, Mode::empty()).map_err(error("open"))?;
-        let write = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let to = rustix::fs::openat(&self.fs, place, write, Mode::RUSR | Mode::WUSR)
-            .map_err(error("open"))?;
+        let write =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let to =
+            rustix::fs::openat(&fs, last, write, Mode::RUSR | Mode::WUSR).map_err(error("open"))?;
         let (mut source, mut target) = (File::from(from), File::from(to));
         // copy_file_range(2) where the kernel has it.
         std::io::copy(&mut source, &mut target)
