@@ -63,6 +63,48 @@ fn web(name: &str, port: u16) -> String {
     .to_string()
 }
 
+/// No agent has ever looked at the store, and still `fsck` sees a byte that is another; what `again` brings is good.
+#[track_caller]
+fn changed_by_hand_is_found(street: &Street, name: &str, again: &[&str]) {
+    let good: Value = serde_json::from_str(&done(street, &["fsck", "--json"])).expect("JSON");
+    assert_eq!(
+        (&good["Damaged"], &good["Unproven"]),
+        (&json!([]), &json!([])),
+        "{good:#}"
+    );
+    let details: Value = serde_json::from_str(&done(street, &["inspect", name])).expect("JSON");
+    let layers = details["Layers"].as_array().expect("layers");
+    let layer = layers
+        .iter()
+        .map(|layer| layer["DiffID"].as_str().expect("a diff ID"))
+        .map(|id| {
+            street
+                .path("state")
+                .join("images/layers/sha256")
+                .join(&id[7..])
+        })
+        .find(|layer| layer.join("fs/srv/www/index.html").exists())
+        .expect("the page's layer");
+    let page = layer.join("fs/srv/www/index.html");
+    let mut bytes = std::fs::read(&page).expect("read the page");
+    bytes[0] ^= 1;
+    std::fs::write(&page, bytes).expect("change the page");
+    let output = image(street, &["fsck", "--json"], Stdio::null());
+    assert_eq!(output.status.code(), Some(1));
+    let bad: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let damaged = bad["Damaged"].as_array().expect("an array");
+    assert!(
+        damaged
+            .iter()
+            .any(|damage| damage["References"] == json!([name])
+                && layer.ends_with(damage["Path"].as_str().expect("a path"))),
+        "{bad:#}"
+    );
+    image(street, &["fsck", "--repair"], Stdio::null());
+    done(street, again);
+    done(street, &["fsck"]);
+}
+
 #[test]
 #[ignore = "needs root"]
 fn an_image_is_pulled_without_an_agent_and_carried_through_a_file_beside_one() {
@@ -79,6 +121,8 @@ fn an_image_is_pulled_without_an_agent_and_carried_through_a_file_beside_one() {
     assert_eq!(listed(&street), [(from_registry.clone(), false)]);
     let archive = street.path("web.tar").display().to_string();
     done(&street, &["save", "-o", &archive, &from_registry]);
+    changed_by_hand_is_found(&street, &from_registry, &["pull", &from_registry]);
+    changed_by_hand_is_found(&street, &from_registry, &["load", &archive]);
 
     let mut dev = street.dev();
     let with_agent: Value =

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use longshore_image::{LayerProgress, Progress};
 
 use super::{human, short};
+use crate::telling;
 
 /// How often a terminal is drawn anew.
 const FRAME: Duration = Duration::from_millis(80);
@@ -208,8 +209,8 @@ impl Bars {
         let bytes: u64 = self.rows.iter().map(|row| row.layer.bytes).sum();
         let of: u64 = self.rows.iter().map(|row| row.layer.of).sum();
         format!(
-            "{done} of {} layers  {} / {}  {}",
-            self.rows.len(),
+            "{done} of {}  {} / {}  {}",
+            telling::count(self.rows.len(), "layer", "layers"),
             human(bytes),
             human(of),
             rate(bytes, seconds)

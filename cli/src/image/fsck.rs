@@ -94,11 +94,16 @@ fn words(report: &Value) -> String {
         ));
     }
     let unproven = report["Unproven"].as_array().map_or(0, Vec::len);
+    let counted = |of: &Value, one, many| {
+        let number = of.as_u64().unwrap_or(0);
+        telling::count(usize::try_from(number).unwrap_or(usize::MAX), one, many)
+    };
     out.push_str(&format!(
-        "{} images and {} layers verified, {} read; {unproven} layers without an inventory\n",
-        report["Images"],
-        report["Layers"],
+        "{} and {} verified, {} read; {} without an inventory\n",
+        counted(&report["Images"], "image", "images"),
+        counted(&report["Layers"], "layer", "layers"),
         human(report["Bytes"].as_u64().unwrap_or(0)),
+        telling::count(unproven, "layer", "layers"),
     ));
     out
 }
@@ -169,7 +174,7 @@ mod tests {
         assert_eq!(lines[2], format!("{begin}set aside, in use by r"));
         assert_eq!(
             lines[3],
-            "1 images and 2 layers verified, 1.0 kB read; 1 layers without an inventory"
+            "1 image and 2 layers verified, 1.0 kB read; 1 layer without an inventory"
         );
     }
 }

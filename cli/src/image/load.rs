@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::bars::Bars;
-use super::reach::{Reach, Want};
+use super::reach::{self, Reach, Want};
 use super::work;
 use crate::place::Place;
 use crate::socket;
@@ -77,7 +77,9 @@ impl Load {
             Reach::Store(store) => {
                 let bars = work::Shared::new(bars);
                 let tell = |progress: Progress| bars.take(progress);
-                work::told(&store.load(self.origin(from_stdin), &self.wanted(), tell)?)
+                let images = store.load(self.origin(from_stdin), &self.wanted(), tell)?;
+                reach::settle(&store)?;
+                work::told(&images)
             }
             Reach::Nothing => Value::Array(Vec::new()),
         };

@@ -7,7 +7,7 @@ use longshore_image::{Progress, Registries};
 use serde_json::Value;
 
 use super::bars::Bars;
-use super::reach::{Reach, Want};
+use super::reach::{self, Reach, Want};
 use super::work;
 use crate::place::Place;
 use crate::{shutdown, socket};
@@ -53,6 +53,9 @@ impl Pull {
         let mut images = Vec::new();
         for name in &self.image {
             images.extend(self.pull(&reach, name)?);
+        }
+        if let Reach::Store(store) = &reach {
+            reach::settle(store)?;
         }
         work::print(self.json, &Value::Array(images))
     }

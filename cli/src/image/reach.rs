@@ -92,6 +92,20 @@ fn answers(socket: &Path) -> Result<bool> {
     }
 }
 
+/// Ends work on a store that was opened here: what was put into it survives a power cut, and `fsck` has something to compare
+/// it with. An agent does that in its own time. Blocking.
+pub(super) fn settle(store: &Store) -> Result<()> {
+    /// A disk reads tens of gigabytes in it. Cut off, the next to open the store goes on.
+    const PATIENCE: Duration = Duration::from_secs(120);
+    store.sync()?;
+    if !store.settle(PATIENCE) {
+        eprintln!(
+            "what fsck compares with is not taken of all layers yet; the next agent does the rest"
+        );
+    }
+    Ok(())
+}
+
 /// What a store that is not there says of any image.
 pub(super) fn nothing(step: &'static str, name: &str) -> ImageError {
     ImageError {
