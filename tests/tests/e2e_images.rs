@@ -121,8 +121,8 @@ fn an_image_is_pulled_without_an_agent_and_carried_through_a_file_beside_one() {
     assert_eq!(listed(&street), [(from_registry.clone(), false)]);
     let archive = street.path("web.tar").display().to_string();
     done(&street, &["save", "-o", &archive, &from_registry]);
-    changed_by_hand_is_found(&street, &from_registry, &["pull", &from_registry]);
     changed_by_hand_is_found(&street, &from_registry, &["load", &archive]);
+    changed_by_hand_is_found(&street, &from_registry, &["pull", &from_registry]);
 
     let mut dev = street.dev();
     let with_agent: Value =
