@@ -39,6 +39,7 @@ pub use store::collect::{Collected, GcPolicy, GoneImage, Prune, Why};
 pub use store::fsck::{Damage, Done, FsckProgress, FsckReport};
 pub use store::lease::Lease;
 pub use store::load::{Load, Origin};
+pub use store::names::{Extent, Removed};
 pub use store::pull::PullBehaviour;
 pub use store::usage::Usage;
 pub use user::{User, resolve_user};

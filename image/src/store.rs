@@ -14,6 +14,7 @@ pub(crate) mod layers;
 pub(crate) mod layout;
 pub(crate) mod lease;
 pub(crate) mod load;
+pub(crate) mod names;
 pub(crate) mod pull;
 pub(crate) mod records;
 #[cfg(test)]
@@ -36,6 +37,7 @@ use crate::reference::Reference;
 use crate::registry::{Client, Registries};
 use crate::{Image, Progress, disk, snapshot};
 use caretaker::Caretaker;
+use catalogue::Listed;
 use flights::Flights;
 use layout::Layout;
 use lease::{Lease, Leases};

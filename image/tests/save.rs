@@ -1,4 +1,4 @@
-//! Names of images, and archives that the store writes. No privilege needed.
+//! Archives that the store writes, and the names in them. No privilege needed.
 
 mod layout;
 mod loading;
@@ -8,54 +8,6 @@ use layout::layout;
 use loading::{house, stream, two_layers};
 use longshore_image::{Format, Load};
 use registry::noise;
-use serde_json::json;
-
-#[test]
-fn names_are_given_taken_and_found() {
-    let house = house();
-    let files = layout("r.io/a:1", &two_layers());
-    let image = house
-        .load(stream(files.tar()), &Load::default())
-        .unwrap()
-        .remove(0);
-    let store = &house.store;
-    store.tag("r.io/a:1", "b").unwrap();
-    let hex = image.manifest_digest.trim_start_matches("sha256:");
-    for name in [
-        "b",
-        "docker.io/library/b:latest",
-        hex,
-        &hex[..6],
-        &image.manifest_digest,
-    ] {
-        let details = store.details(name).unwrap();
-        assert_eq!(details.digest, image.manifest_digest, "{name}");
-        assert_eq!(
-            details.references,
-            ["docker.io/library/b:latest", "r.io/a:1"]
-        );
-        assert_eq!(details.configuration["config"]["Cmd"], json!(["/bin/true"]));
-        assert_eq!(details.layers.len(), 2);
-    }
-    for unknown in ["c", "r.io/a", &hex[..5], "", "../..", "a@sha256:00"] {
-        let error = store.details(unknown).unwrap_err().to_string();
-        assert!(error.contains("longshore image ls lists"), "{error}");
-    }
-    let error = store.remove(hex).unwrap_err().to_string();
-    assert!(error.contains("several names, say which one"), "{error}");
-    store.remove("b").unwrap();
-    let usage = store.usage().unwrap();
-    assert_eq!((usage.images, usage.layers, usage.unused_layers), (1, 2, 0));
-    assert!(
-        usage.layers_size > 200_000 && usage.capacity > usage.free,
-        "{usage:?}"
-    );
-    store.remove(hex).unwrap();
-    assert_eq!(store.list().unwrap(), []);
-    let usage = store.usage().unwrap();
-    assert_eq!((usage.images, usage.unused_size), (0, usage.layers_size));
-    assert!(store.remove("b").is_err());
-}
 
 #[test]
 fn what_was_saved_is_loaded_again_as_the_same_image_each_time() {

@@ -10,7 +10,7 @@
 //! | POST `/v1/images/pull?image=` | JSON lines: progress, then images or an error |
 //! | POST `/v1/images/load?path=&tag=&only=&rootfs=` | the same; without `path` the archive is the body |
 //! | POST `/v1/images/tag?image=&tag=` | the name |
-//! | DELETE `/v1/images?image=` | the name that is gone |
+//! | DELETE `/v1/images?image=&force=` | the names that are gone |
 //! | POST `/v1/images/prune?all=&dry-run=` | what was removed, or would be |
 //! | POST `/v1/images/gc?dry-run=&high=&low=&max-age=&min-age=` | the same by the agent's rules, but for what is said |
 //! | POST `/v1/images/fsck?repair=` | what is damaged |
@@ -25,14 +25,12 @@ use std::sync::Arc;
 
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
-use longshore_engine::Status;
-use longshore_image::{Details, Format, ImageError, Load, Origin, Store};
+use longshore_image::{Format, ImageError, Load, Origin, Store};
 use serde_json::json;
 
 use self::progress::Told;
 use super::query::Query;
 use super::{Answer, Refusal, Sources, json_answer};
-use crate::board::Board;
 
 /// Below which everything here lies.
 pub(super) const ROOT: &str = "/v1/images";
@@ -101,9 +99,8 @@ pub(super) async fn answer(
             upkeep::fsck(store, &query).await
         }
         ("DELETE", "") => {
-            query.only(&["image"])?;
-            let (name, board) = (needed(&query, "image")?, sources.board.clone());
-            told(on_store(move || remove(&store, &board, &name)).await?)
+            query.only(&["image", "force"])?;
+            upkeep::remove(store, &sources.board, &query).await
         }
         (
             _,
@@ -202,36 +199,6 @@ fn broken(step: &'static str, error: &dyn std::fmt::Display) -> ImageError {
         subject: "image store".to_owned(),
         cause: error.to_string(),
     }
-}
-
-/// A task that has pulled has no root yet that would tell of it; the board does.
-fn remove(store: &Store, board: &Board, name: &str) -> Result<longshore_image::Listed, ImageError> {
-    let details = store.details(name)?;
-    let users = users(board, &details);
-    if details.references.len() == 1 && !users.is_empty() {
-        return Err(ImageError {
-            step: "remove image",
-            subject: details.references.concat(),
-            cause: format!(
-                "task {} uses it; stop it first (aws ecs stop-task), or give the image another name before (longshore \
-                 image tag)",
-                users.join(", task ")
-            ),
-        });
-    }
-    store.remove(name)
-}
-
-fn users(board: &Board, details: &Details) -> Vec<String> {
-    let tasks = board.tasks();
-    let uses = tasks.iter().filter(|notice| {
-        let containers = &notice.report.containers;
-        notice.report.status != Status::Stopped
-            && containers
-                .iter()
-                .any(|c| c.image_digest.as_ref() == Some(&details.digest))
-    });
-    uses.map(|notice| notice.spec.id.to_string()).collect()
 }
 
 async fn archive(store: Arc<Store>, query: &Query) -> Result<Answer, Refusal> {

@@ -128,7 +128,7 @@ impl Gc {
 }
 
 /// What tasks hold whose agent is away, from its journal.
-fn held(place: &Place) -> Result<Vec<String>> {
+pub(super) fn held(place: &Place) -> Result<Vec<String>> {
     Ok(held_images(&place.instance()?)?.into_iter().collect())
 }
 

@@ -18,7 +18,7 @@ Example:
 pub(crate) struct Inspect {
     #[command(flatten)]
     place: Place,
-    /// The image: a reference, its digest, or the beginning of its digest
+    /// The image: a reference, its digest or ID, or the beginning of either
     image: String,
 }
 

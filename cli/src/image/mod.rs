@@ -22,8 +22,8 @@ use anyhow::Result;
 /// registry, to look at what is there, to take a copy away. They speak to the agent of the instance where one runs, and
 /// open its image store themselves where none does; both need root.
 ///
-/// An image is named by its reference (nginx:1.27, registry.example/team/app:7), by its digest, or by the beginning of
-/// its digest.
+/// An image is named by its reference (nginx:1.27, registry.example/team/app:7, nginx@sha256:...), by its digest or its ID (of the
+/// configuration, as Docker has it), or by the beginning of either.
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
 Examples:

@@ -36,7 +36,7 @@ pub(crate) struct Save {
     /// What the archive is to be
     #[arg(long, value_enum, default_value_t = Kind::Oci)]
     format: Kind,
-    /// The images: references, digests, or beginnings of digests
+    /// The images: references, digests, IDs, or the beginning of a digest or ID
     #[arg(required = true)]
     image: Vec<String>,
 }

@@ -1,23 +1,16 @@
-//! What is in the store, for people: listing, looking closely, naming, un-naming, saving.
-//!
-//! An image is found by its reference, by its manifest's digest, or by the beginning of that. Removing takes a name
-//! away; what nothing leads to any more is for garbage collection.
+//! What is in the store, for people: listing, looking closely, saving. Names are given and taken in `names`.
 
 use serde::Serialize;
 use serde_json::Value;
 
 use super::layout::Layout;
-use super::load::parse_tag;
-use super::records::{self, Pulled};
+use super::records;
 use super::{Store, layers, stack};
 use crate::digest::Digest;
 use crate::error::{ImageError, printable};
 use crate::reference::Reference;
 use crate::save::{Format, Saving, Wanted};
 use crate::{Image, snapshot};
-
-/// The shortest beginning of a digest that names an image.
-const SHORTEST: usize = 6;
 
 /// A reference that the store knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -80,13 +73,6 @@ pub struct DetailsLayer {
     pub size: Option<u64>,
     /// Entries of the archive.
     pub entries: Option<u64>,
-}
-
-/// What a name led to.
-struct Hit {
-    /// The name, if it was one.
-    name: Option<Reference>,
-    manifest: Digest,
 }
 
 impl Store {
@@ -156,68 +142,6 @@ impl Store {
         })
     }
 
-    /// Gives the image that `name` names the name `tag`, which no other image has then. Blocking.
-    pub fn tag(&self, name: &str, tag: &str) -> Result<Listed, ImageError> {
-        let tag = parse_tag(tag)?;
-        // Nothing is collected between the look at the image and its new name's record.
-        let _collecting = self.leases.collect_next();
-        let hit = self.find(name)?;
-        let layout = &self.layout;
-        if whole(layout, &hit.manifest).is_none() {
-            let cause = "it is not whole; pull it again";
-            return Err(ImageError::new("tag image", printable(name, 400), cause));
-        }
-        // What a registry has under the other name may be an index; only of a record of that name it is known.
-        let known = hit.name.as_ref().map(|name| records::pulled(layout, name));
-        let top = known.transpose()?.flatten();
-        let top = top.and_then(|pulled| Digest::parse(&pulled.top).ok());
-        let top = top.unwrap_or_else(|| hit.manifest.clone());
-        records::record(layout, &tag, &Pulled::new(&tag, &top, &hit.manifest))?;
-        let listed = self.list()?.into_iter();
-        let mut listed = listed.filter(|line| line.reference == tag.to_string());
-        listed
-            .next()
-            .ok_or_else(|| ImageError::new("tag image", &tag, "the name was taken away again"))
-    }
-
-    /// Takes a name from the store. If it was the image's last one, its layers are there until garbage collection takes
-    /// them, unless other images have them too; and then no container may have it as its root. Blocking.
-    ///
-    /// # Errors
-    /// There is no such name, or it is the last one of an image that is in use.
-    pub fn remove(&self, name: &str) -> Result<Listed, ImageError> {
-        let error = |cause: String| ImageError::new("remove image", printable(name, 400), cause);
-        let hit = self.find(name)?;
-        let names = self.names(&hit.manifest)?;
-        let name = match (hit.name, names.as_slice()) {
-            (Some(name), _) => name,
-            (None, [only]) => Reference::parse(only)?,
-            (None, several) => {
-                return Err(error(format!(
-                    "the image has several names, say which one: {}",
-                    several.join(", ")
-                )));
-            }
-        };
-        let text = name.to_string();
-        let mut listed = self
-            .list()?
-            .into_iter()
-            .filter(|line| line.reference == text);
-        let listed = listed
-            .next()
-            .ok_or_else(|| error("its record is damaged".into()))?;
-        if names.len() == 1 && !listed.used_by.is_empty() {
-            return Err(error(format!(
-                "it is the root of {}: stop the task first (longshore ps shows it), or give the image another name \
-                 before (longshore image tag)",
-                containers(&listed.used_by)
-            )));
-        }
-        records::forget(&self.layout, &name)?;
-        Ok(listed)
-    }
-
     /// Prepares an archive of these images. Blocking; reads all layers. See [`Saving`].
     pub fn save(&self, names: &[String], format: Format) -> Result<Saving, ImageError> {
         let mut images = Vec::new();
@@ -240,69 +164,6 @@ impl Store {
         }
         Saving::prepare(&self.layout, &images, format)
     }
-
-    fn only_name(&self, manifest: &Digest) -> Option<Reference> {
-        match self.names(manifest).ok()?.as_slice() {
-            [only] => Reference::parse(only).ok(),
-            _ => None,
-        }
-    }
-
-    fn names(&self, manifest: &Digest) -> Result<Vec<String>, ImageError> {
-        let all = records::all(&self.layout)?.into_iter();
-        let own = all.filter(|pulled| pulled.manifest == manifest.as_str());
-        let mut names: Vec<String> = own.map(|pulled| pulled.reference().to_owned()).collect();
-        names.sort();
-        Ok(names)
-    }
-
-    /// What `text` names: a reference first, then a digest.
-    fn find(&self, text: &str) -> Result<Hit, ImageError> {
-        let layout = &self.layout;
-        let absent = |cause: String| ImageError::new("find image", printable(text, 400), cause);
-        if let Ok(name) = Reference::parse(text) {
-            if let Some(pulled) = records::pulled(layout, &name)? {
-                let manifest = Digest::parse(&pulled.manifest).map_err(absent)?;
-                return Ok(Hit {
-                    name: Some(name),
-                    manifest,
-                });
-            }
-            if let Some(digest) = &name.digest
-                && records::documents(layout, digest)?.is_some()
-            {
-                return Ok(Hit {
-                    name: None,
-                    manifest: digest.clone(),
-                });
-            }
-        }
-        let beginning = text.strip_prefix("sha256:").unwrap_or(text);
-        let is_digest = beginning.len() >= SHORTEST
-            && beginning
-                .bytes()
-                .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        let mut found: Vec<String> = records::all(layout)?
-            .into_iter()
-            .map(|pulled| pulled.manifest)
-            .filter(|manifest| is_digest && manifest["sha256:".len()..].starts_with(beginning))
-            .collect();
-        found.sort();
-        found.dedup();
-        match found.as_slice() {
-            [only] => Ok(Hit {
-                name: None,
-                manifest: Digest::parse(only).map_err(absent)?,
-            }),
-            [] => Err(absent(
-                "it is not in the store; longshore image ls lists what is".into(),
-            )),
-            several => Err(absent(format!(
-                "{} images have a digest that begins so; give more of it",
-                several.len()
-            ))),
-        }
-    }
 }
 
 /// A name as an archive can have it: by tag.
@@ -312,7 +173,7 @@ fn without_digest(mut name: Reference) -> Option<Reference> {
 }
 
 /// None also if a record is bad: then the image is not whole.
-fn whole(layout: &Layout, manifest: &Digest) -> Option<Image> {
+pub(super) fn whole(layout: &Layout, manifest: &Digest) -> Option<Image> {
     records::image(layout, manifest, manifest.as_str())
         .ok()
         .flatten()
@@ -349,18 +210,7 @@ pub(super) fn stands_on(layout: &Layout, manifest: &Digest) -> Result<Vec<String
     Ok(paths)
 }
 
-fn users(owners: &[(String, String)], manifest: &str) -> Vec<String> {
+pub(super) fn users(owners: &[(String, String)], manifest: &str) -> Vec<String> {
     let own = owners.iter().filter(|(_, owner)| owner == manifest);
     own.map(|(id, _)| id.clone()).collect()
-}
-
-/// `container a`, `containers a, b and 3 more`.
-fn containers(ids: &[String]) -> String {
-    const SHOWN: usize = 5;
-    let shown = ids[..ids.len().min(SHOWN)].join(", ");
-    match ids.len() {
-        1 => format!("container {shown}"),
-        n if n <= SHOWN => format!("containers {shown}"),
-        n => format!("containers {shown} and {} more", n - SHOWN),
-    }
 }

@@ -12,6 +12,7 @@ use super::census::census;
 use super::collect::{self, Collected, Facts, GcPolicy, Prune, Wish};
 use super::fsck::{Fsck, FsckProgress, FsckReport};
 use super::layout::Fullness;
+use super::lease::Collecting;
 use super::{PullBehaviour, Store};
 use crate::digest::Digest;
 use crate::error::ImageError;
@@ -53,8 +54,8 @@ impl Store {
     }
 
     /// Removes the image of a manifest digest with all its names, and what it alone needs. Protection by name does not keep
-    /// it: somebody asked for just this one. Nothing is removed, and `in_use` says so, while it is needed. Otherwise as
-    /// [`Store::collect`].
+    /// it: somebody asked for just this one. Nothing is removed, and `in_use` says so, while it is needed. Waits for a collection
+    /// that is under way. Otherwise as [`Store::collect`].
     pub fn remove_image(
         &self,
         manifest_digest: &str,
@@ -62,7 +63,8 @@ impl Store {
         dry_run: bool,
     ) -> Result<Collected, ImageError> {
         let these = BTreeSet::from([manifest_digest.to_owned()]);
-        let mut removed = self.sweep(&Wish::These(&these), &[], held, dry_run)?;
+        let collecting = self.leases.collect_next();
+        let mut removed = self.swept(&collecting, &Wish::These(&these), &[], held, dry_run)?;
         // Of the others nobody asked.
         removed.in_use = u64::from(removed.images.is_empty() && removed.in_use > 0);
         Ok(removed)
@@ -79,6 +81,17 @@ impl Store {
             let cause = "a collection is under way; try again when it has ended";
             return Err(ImageError::new("collect images", "", cause));
         };
+        self.swept(&collecting, wish, protected, held, dry_run)
+    }
+
+    fn swept(
+        &self,
+        collecting: &Collecting<'_>,
+        wish: &Wish<'_>,
+        protected: &[String],
+        held: &dyn Fn() -> Vec<String>,
+        dry_run: bool,
+    ) -> Result<Collected, ImageError> {
         let census = census(&self.layout)?;
         let held = held();
         let facts = Facts {
@@ -89,7 +102,7 @@ impl Store {
         };
         let size = |path: &str| collect::size(&self.layout, path);
         let plan = collect::plan(&facts, wish, &size);
-        let collected = collect::sweep(&self.layout, &collecting, &facts, &plan, dry_run);
+        let collected = collect::sweep(&self.layout, collecting, &facts, &plan, dry_run);
         if !dry_run {
             // What a task holds or stands on is in use now: later it counts from here.
             for image in census.images.iter().filter(|image| facts.is_in_use(image)) {

@@ -27,6 +27,7 @@ fn with_store() -> Served {
     let images = served.sources.instance.state_root().join("images");
     let store = Store::open(&images, Registries::default()).unwrap();
     served.sources.images.set(Arc::new(store)).unwrap();
+    served.sources.board.set_complete();
     served
 }
 
@@ -183,7 +184,13 @@ async fn an_image_that_a_task_has_pulled_keeps_its_last_name() {
         .await;
     let (status, body) = served.ask("DELETE", "/v1/images?image=a:1", b"").await;
     assert_eq!(status, 200, "{body}");
+    // By its digest it would go with its layers, and its name is the last.
+    let by_digest = format!("/v1/images?image={digest}&force=true");
+    let (status, body) = served.ask("DELETE", &by_digest, b"").await;
+    assert_eq!(status, 400, "{body}");
+    assert!(body.contains("uses it; stop it first"), "{body}");
     served.post_with(Status::Stopped, &digest);
-    let (status, body) = served.ask("DELETE", "/v1/images?image=b:1", b"").await;
+    let (status, body) = served.ask("DELETE", &by_digest, b"").await;
     assert_eq!(status, 200, "{body}");
+    assert!(body.contains(r#""Image":true"#), "{body}");
 }

@@ -1,12 +1,14 @@
-//! `/v1/images/prune`, `gc` and `fsck`: the verbs that keep the store in order, with what this host's tasks hold.
+//! `/v1/images/prune`, `gc`, `fsck` and the removal of one image: the verbs that keep the store in order, with what this host's
+//! tasks hold.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use longshore_image::{GcPolicy, Prune, Store};
+use longshore_engine::Status;
+use longshore_image::{Details, Extent, GcPolicy, ImageError, Prune, Removed, Store};
 
-use super::{on_store, told};
+use super::{needed, on_store, told};
 use crate::board::Board;
 use crate::debug::query::Query;
 use crate::debug::{Answer, Refusal};
@@ -78,6 +80,64 @@ fn this_once(rules: &GcPolicy, query: &Query) -> Result<GcPolicy, Refusal> {
         rules.min_age = Duration::from_secs(seconds);
     }
     Ok(rules)
+}
+
+/// By its name, or all of it, which [`Store::remove`] tells apart.
+pub(super) async fn remove(
+    store: Arc<Store>,
+    board: &Board,
+    query: &Query,
+) -> Result<Answer, Refusal> {
+    let board = ready(board)?;
+    let name = needed(query, "image")?;
+    let extent = match query.flag("force")? {
+        true => Extent::AllNames,
+        false => Extent::OneName,
+    };
+    told(on_store(move || removed(&store, &board, &name, extent)).await?)
+}
+
+/// A task that has pulled has no root yet that would tell of it; the board does.
+fn removed(
+    store: &Store,
+    board: &Board,
+    name: &str,
+    extent: Extent,
+) -> Result<Removed, ImageError> {
+    let details = store.details(name);
+    // An image that is damaged has nothing to tell, and no task that runs from now on.
+    let users = details.map_or_else(
+        |_| Vec::new(),
+        |details| last_users(board, &details, extent),
+    );
+    if !users.is_empty() {
+        return Err(ImageError {
+            step: "remove image",
+            subject: name.to_owned(),
+            cause: format!(
+                "task {} uses it; stop it first (aws ecs stop-task), or give the image another name before (longshore \
+                 image tag)",
+                users.join(", task ")
+            ),
+        });
+    }
+    store.remove(name, extent, &|| held(board))
+}
+
+/// Tasks that use an image of which nothing would be left.
+fn last_users(board: &Board, details: &Details, extent: Extent) -> Vec<String> {
+    if details.references.len() > 1 && extent == Extent::OneName {
+        return Vec::new();
+    }
+    let tasks = board.tasks();
+    let uses = tasks.iter().filter(|notice| {
+        let containers = &notice.report.containers;
+        notice.report.status != Status::Stopped
+            && containers
+                .iter()
+                .any(|c| c.image_digest.as_ref() == Some(&details.digest))
+    });
+    uses.map(|notice| notice.spec.id.to_string()).collect()
 }
 
 pub(super) async fn fsck(store: Arc<Store>, query: &Query) -> Result<Answer, Refusal> {
