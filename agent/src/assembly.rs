@@ -153,7 +153,11 @@ async fn open_host(config: &Config) -> anyhow::Result<ThisHost> {
     let images = instance.state_root().join("images");
     let registries = config.registries.clone();
     // A verb of `longshore image` may be at the store just now.
-    let open = move || Store::open_within(&images, registries, STORE_PATIENCE);
+    let keep_blobs = config.images.keep_blobs;
+    let open = move || {
+        let store = Store::open_within(&images, registries, STORE_PATIENCE);
+        store.inspect(|store| store.keep_blobs(keep_blobs))
+    };
     let images = Arc::new(tokio::task::spawn_blocking(open).await??);
     let network = Network::open(longshore_network::Config {
         run_root: instance.run_root().to_owned(),

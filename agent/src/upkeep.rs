@@ -31,6 +31,8 @@ pub struct ImagePolicy {
     pub gc: GcPolicy,
     /// References that are fetched when the agent starts, and stay.
     pub prefetch: Vec<String>,
+    /// Original blobs are kept, so that exact copies of images can be saved.
+    pub keep_blobs: bool,
 }
 
 impl ImagePolicy {

@@ -35,6 +35,9 @@ pub(crate) struct ImageOptions {
     /// Fetch this image when the agent starts, and keep it
     #[arg(long = "image-prefetch", value_name = "REFERENCE")]
     prefetch: Vec<String>,
+    /// Keep the original blobs of images beside their layers, for exact copies (longshore image save --exact)
+    #[arg(long = "image-keep-blobs")]
+    keep_blobs: bool,
 }
 
 pub(crate) fn percent() -> clap::builder::RangedI64ValueParser<u8> {
@@ -78,6 +81,7 @@ impl ImageOptions {
                 protected: self.protected.clone(),
             },
             prefetch: self.prefetch.clone(),
+            keep_blobs: self.keep_blobs,
         })
     }
 
@@ -112,6 +116,9 @@ impl ImageOptions {
         }
         for reference in &self.prefetch {
             say("--image-prefetch", reference.clone());
+        }
+        if self.keep_blobs {
+            words.push("--image-keep-blobs".to_owned());
         }
         words
     }
@@ -156,6 +163,7 @@ mod tests {
             "a*",
             "--image-prefetch",
             "b",
+            "--image-keep-blobs",
         ];
         let first = parsed(&said).unwrap();
         let again: Vec<String> = first.words();
@@ -170,6 +178,7 @@ mod tests {
             Some(Duration::from_secs(7 * 24 * 60 * 60))
         );
         assert_eq!(policy.behaviour, PullBehaviour::PreferCached);
+        assert!(policy.keep_blobs);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! One pull as the agent does it, for `scripts/bench pull`: prints what it took as a line of JSON.
 //!
-//!   pull STORE REFERENCE [--tasks N] [--synced] [--warm] [--insecure HOST:PORT]
+//!   pull STORE REFERENCE [--tasks N] [--synced] [--keep-blobs] [--warm] [--insecure HOST:PORT]
 //!
 //! `--tasks`: so many tasks ask for the image at once. `--synced`: the answer waits until the image survives a power cut.
+//! `--keep-blobs`: its original blobs are kept, too.
 //! `--warm`: the image is pulled once more, and that is what is measured.
 
 use std::path::Path;
@@ -15,6 +16,7 @@ struct Asked {
     reference: String,
     tasks: usize,
     synced: bool,
+    keep_blobs: bool,
     warm: bool,
     insecure: Vec<String>,
 }
@@ -26,6 +28,7 @@ fn asked() -> Option<Asked> {
         reference: words.next()?,
         tasks: 1,
         synced: false,
+        keep_blobs: false,
         warm: false,
         insecure: Vec::new(),
     };
@@ -33,6 +36,7 @@ fn asked() -> Option<Asked> {
         match word.as_str() {
             "--tasks" => asked.tasks = words.next()?.parse().ok()?,
             "--synced" => asked.synced = true,
+            "--keep-blobs" => asked.keep_blobs = true,
             "--warm" => asked.warm = true,
             "--insecure" => asked.insecure.push(words.next()?),
             _ => return None,
@@ -44,7 +48,7 @@ fn asked() -> Option<Asked> {
 fn main() -> std::process::ExitCode {
     let Some(asked) = asked() else {
         eprintln!(
-            "usage: pull STORE REFERENCE [--tasks N] [--synced] [--warm] [--insecure HOST:PORT]"
+            "usage: pull STORE REFERENCE [--tasks N] [--synced] [--keep-blobs] [--warm] [--insecure HOST:PORT]"
         );
         return std::process::ExitCode::from(2);
     };
@@ -65,6 +69,7 @@ fn pull(asked: &Asked) -> Result<String, Box<dyn std::error::Error>> {
         ..Registries::default()
     };
     let store = Store::open(Path::new(&asked.store), registries)?;
+    store.keep_blobs(asked.keep_blobs);
     if asked.warm {
         runtime.block_on(store.pull(&asked.reference, |_| {}))?;
         store.sync()?;

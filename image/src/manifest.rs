@@ -111,6 +111,15 @@ pub(crate) fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Document
     }
 }
 
+/// What a document calls itself, if it does.
+pub(crate) fn said_media_type(bytes: &[u8]) -> Option<String> {
+    let raw: RawDocument = serde_json::from_slice(bytes).ok()?;
+    if raw.media_type.is_none() && raw.manifests.is_some() {
+        return Some(media::OCI_INDEX.to_owned());
+    }
+    raw.media_type
+}
+
 fn not_json(what: &str, e: &serde_json::Error) -> String {
     // serde_json quotes what it met: foreign text.
     format!("not {what}: {}", printable(&e.to_string(), 200))

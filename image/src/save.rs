@@ -1,13 +1,15 @@
-//! Images as a file again: an OCI image layout or what `docker load` reads, made from the unpacked layers.
+//! Images as a file again: an OCI image layout or what `docker load` reads.
 //!
-//! Compressed blobs are not kept, so each layer's archive is made anew from its tree (`tree`), without compression. It
-//! unpacks to the same tree, but is not the same bytes that the registry has: diff IDs, configuration and manifest
-//! get digests of their own, always the same from the same image.
+//! Where all original blobs of an image are kept, its OCI layout is made of them: the same bytes, the same digests
+//! ([`Original`]). Otherwise each layer's archive is made anew from its tree (`tree`), without compression. It unpacks to
+//! the same tree, but is not the same bytes that the registry has: diff IDs, configuration and manifest get digests of their own, always
+//! the same from the same image.
 //!
 //! An archive needs each blob's digest and size before its bytes. So layers are written twice: once into a hash, and
 //! once for whoever wants the archive; its length is known before its first byte, and nothing is spooled. The two must
 //! agree, or the archive is cut short with an error.
 
+mod exact;
 pub(crate) mod tar;
 mod tree;
 
@@ -25,6 +27,7 @@ use crate::reference::Reference;
 use crate::store::layers;
 use crate::store::layout::Layout;
 use crate::unpack::archive::{Entry, Kind};
+pub(crate) use exact::Original;
 use tar::{END_LEN, Writer, member, member_len};
 
 const STEP: &str = "save image";
@@ -32,9 +35,12 @@ const STEP: &str = "save image";
 /// What an archive is to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
-    /// An OCI image layout: skopeo, umoci, podman, containerd, Docker since version 25.
+    /// An OCI image layout: skopeo, umoci, podman, containerd, Docker since version 25. Of an image whose blobs are kept it is
+    /// exact.
     #[default]
     Oci,
+    /// The same with the digests that the registry has, or an error.
+    Exact,
     /// What `docker save` made before: any Docker, podman, skopeo.
     Docker,
 }
@@ -45,6 +51,8 @@ pub(crate) struct Wanted {
     pub(crate) config_bytes: Vec<u8>,
     /// From the bottom up.
     pub(crate) diff_ids: Vec<Digest>,
+    /// What it was made of; None where blobs of it are not kept.
+    pub(crate) original: Option<Original>,
 }
 
 /// One member of the archive.
@@ -60,6 +68,8 @@ enum Bytes {
     Document(Vec<u8>),
     /// The layer that has this diff ID in the store, and the digest of its archive.
     Layer(Digest, Digest),
+    /// A blob that is kept.
+    Blob(Digest),
 }
 
 /// An archive that is known to its last byte, and not yet written.
@@ -86,7 +96,7 @@ impl Saving {
             .map(|s| s.manifest.digest.to_string())
             .collect();
         let parts = match format {
-            Format::Oci => oci(blobs, &saved),
+            Format::Oci | Format::Exact => oci(blobs, &saved),
             Format::Docker => docker(blobs, &saved),
         };
         Ok(Saving {
@@ -134,6 +144,17 @@ impl Saving {
                     }
                     layer.finish()
                 }
+                Bytes::Blob(digest) => {
+                    let Kind::File { size } = part.entry.kind else {
+                        continue;
+                    };
+                    let mut blob = writer
+                        .stream(&part.entry)
+                        .map_err(|e| failed(part, e.to_string()))?;
+                    exact::write_blob(&self.layout, digest, size, &mut blob)
+                        .map_err(|cause| failed(part, cause))?;
+                    blob.finish()
+                }
             };
             written.map_err(|e| failed(part, e.to_string()))?;
         }
@@ -147,6 +168,8 @@ impl Saving {
 /// What the archive holds of one image.
 struct Saved {
     name: Option<Reference>,
+    /// Of the manifest, or of an index that leads to it.
+    top: Descriptor,
     manifest: Descriptor,
     config: Descriptor,
     layers: Vec<Descriptor>,
@@ -158,12 +181,17 @@ struct Blobs {
     documents: BTreeMap<Digest, Vec<u8>>,
     /// Digest of the archive, its size and the layer's diff ID in the store.
     layers: BTreeMap<Digest, (u64, Digest)>,
+    /// Original blobs and their sizes.
+    kept: BTreeMap<Digest, u64>,
     /// What became of a layer of the store.
     known: BTreeMap<Digest, Descriptor>,
 }
 
 impl Blobs {
     fn add(&mut self, layout: &Layout, image: &Wanted) -> Result<Saved, ImageError> {
+        if let Some(original) = &image.original {
+            return Ok(self.add_original(image, original));
+        }
         let mut descriptors = Vec::new();
         for diff_id in &image.diff_ids {
             descriptors.push(self.layer(layout, diff_id)?);
@@ -173,9 +201,11 @@ impl Blobs {
             .map_err(|cause| ImageError::new(STEP, "configuration", cause))?;
         let config = self.document(OCI_CONFIG, config);
         let manifest = made::manifest(&config, descriptors.iter());
+        let manifest = self.document(OCI_MANIFEST, manifest);
         Ok(Saved {
             name: image.name.clone(),
-            manifest: self.document(OCI_MANIFEST, manifest),
+            top: manifest.clone(),
+            manifest,
             config,
             layers: descriptors,
         })
@@ -289,12 +319,16 @@ fn oci(blobs: Blobs, saved: &[Saved]) -> Vec<Part> {
     for (digest, (size, diff_id)) in blobs.layers {
         parts.push(layer(&blob(&digest), size, diff_id, digest));
     }
+    parts.extend(blobs.kept.into_iter().map(|(digest, size)| Part {
+        entry: member(&blob(&digest), Kind::File { size }),
+        content: Bytes::Blob(digest),
+    }));
     parts
 }
 
 /// With the name in both of the ways that readers know: whole, and as the tag alone.
 fn index_line(saved: &Saved) -> Value {
-    let mut line = made::line(&saved.manifest);
+    let mut line = made::line(&saved.top);
     if let Some(name) = &saved.name {
         let tag = name.tag.as_deref().unwrap_or("latest");
         line["annotations"] = json!({

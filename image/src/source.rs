@@ -43,6 +43,8 @@ pub(crate) struct Found {
     pub(crate) names: Vec<Reference>,
     /// Of the index that the source has, or of the manifest.
     pub(crate) top: Digest,
+    /// Where `top` is an index.
+    pub(crate) index_bytes: Option<Vec<u8>>,
     pub(crate) manifest_digest: Digest,
     pub(crate) manifest_bytes: Vec<u8>,
     pub(crate) config_bytes: Vec<u8>,

@@ -1,7 +1,8 @@
 //! The image store of one instance: what is on disk, and the verbs on it.
 //!
-//! Absent on purpose: when to collect what nobody needs (the agent's to say), and compressed blobs, which are not kept.
+//! Absent on purpose: when to collect what nobody needs (the agent's to say).
 
+pub(crate) mod blobs;
 pub(crate) mod caretaker;
 pub(crate) mod catalogue;
 pub(crate) mod census;
@@ -85,7 +86,8 @@ impl Store {
         // A crash may have left them work.
         caretaker.wake();
         let syncs = Syncs::new(Arc::clone(&layout), Arc::clone(&caretaker));
-        let unsynced = layers::unsynced(&layout)?;
+        let mut unsynced = layers::unsynced(&layout)?;
+        unsynced.extend(blobs::unsynced(&layout)?);
         if !unsynced.is_empty() {
             syncs.later()(unsynced);
         }
@@ -100,6 +102,12 @@ impl Store {
             disks: Mutex::default(),
             turns,
         })
+    }
+
+    /// Whether the original blobs of what is pulled or loaded from now on are kept, which exact copies are made from; at first
+    /// they are not. What is here already stays as it is: its blobs come with the next pull that asks a registry.
+    pub fn keep_blobs(&self, keep: bool) {
+        self.layout.keep_blobs(keep);
     }
 
     /// Whether another process, or this one, has the store below `dir` open just now.

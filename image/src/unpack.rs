@@ -157,18 +157,32 @@ pub(crate) fn unpack(
     }
 }
 
+/// The digests of what comes, without a tree: of a layer that is here already. Otherwise as [`unpack`].
+pub(crate) fn digests(pieces: Pieces, bounds: Bounds) -> Result<Unpacked, (Fail, Option<Digest>)> {
+    let mut source = pieces;
+    let _at_work = crew::AtWork::begin();
+    let read = Raw::of(&mut source, bounds).and_then(|mut raw| {
+        io::copy(&mut raw, &mut io::sink()).map_err(Fail::stream)?;
+        Ok(raw.hasher.finish())
+    });
+    // The rest is read whatever happened: see `unpack`.
+    match (read, source.drain()) {
+        (Ok(diff_id), Ok(())) => Ok(Unpacked {
+            digest: source.finish(),
+            diff_id,
+            outline: Outline::default(),
+        }),
+        (Err(Fail::Aborted), _) | (_, Err(_)) => Err((Fail::Aborted, None)),
+        (Err(fail), Ok(())) => Err((fail, Some(source.finish()))),
+    }
+}
+
 fn unpack_from(
     source: &mut Pieces,
     root: OwnedFd,
     bounds: Bounds,
 ) -> Result<(Digest, Outline), Fail> {
-    let mut raw = Raw {
-        taken: source.taken(),
-        decoder: decoder(&mut *source)?,
-        hasher: Hasher::default(),
-        bytes: 0,
-        bounds,
-    };
+    let mut raw = Raw::of(source, bounds)?;
     // 512-byte headers read straight from the inflater are slow.
     let mut archive = Archive::new(BufReader::with_capacity(256 * 1024, &mut raw));
     let mut tree = Tree::new(root, &bounds)?;
@@ -203,6 +217,18 @@ struct Raw<'a> {
     /// Bytes that went into the decoder.
     taken: Taken,
     bounds: Bounds,
+}
+
+impl<'a> Raw<'a> {
+    fn of(source: &'a mut Pieces, bounds: Bounds) -> Result<Raw<'a>, Fail> {
+        Ok(Raw {
+            taken: source.taken(),
+            decoder: decoder(source)?,
+            hasher: Hasher::default(),
+            bytes: 0,
+            bounds,
+        })
+    }
 }
 
 impl Read for Raw<'_> {

@@ -93,7 +93,10 @@ fn a_digest_or_an_id_removes_the_image_with_its_layers_at_once() {
         let image = one(&house, "r.io/a:1", &two_layers());
         assert_eq!(house.store.details(&name).unwrap().id, id, "{name}");
         house.store.tag(&name, "r.io/b:1").unwrap();
-        house.store.save(&[name.clone()], Format::Oci).unwrap();
+        house
+            .store
+            .save(std::slice::from_ref(&name), Format::Oci)
+            .unwrap();
         removed(&house, "r.io/b:1").unwrap();
 
         let gone = removed(&house, &name).unwrap();

@@ -6,7 +6,7 @@
 //! | GET `/v1/images` | every name |
 //! | GET `/v1/images/inspect?image=` | all of one |
 //! | GET `/v1/images/df` | what the store takes of its disk |
-//! | GET `/v1/images/archive?image=&format=oci\|docker` | the archive itself; `image` may be said again |
+//! | GET `/v1/images/archive?image=&format=oci\|exact\|docker` | the archive itself; `image` may be said again |
 //! | POST `/v1/images/pull?image=` | JSON lines: progress, then images or an error |
 //! | POST `/v1/images/load?path=&tag=&only=&rootfs=` | the same; without `path` the archive is the body |
 //! | POST `/v1/images/tag?image=&tag=` | the name |
@@ -208,9 +208,12 @@ async fn archive(store: Arc<Store>, query: &Query) -> Result<Answer, Refusal> {
     }
     let format = match query.get("format") {
         None | Some("oci") => Format::Oci,
+        Some("exact") => Format::Exact,
         Some("docker") => Format::Docker,
         Some(other) => {
-            return Err(Refusal::bad(format!("format={other:?}: use oci or docker")));
+            return Err(Refusal::bad(format!(
+                "format={other:?}: use oci, exact or docker"
+            )));
         }
     };
     let saving = on_store(move || store.save(&names, format)).await?;

@@ -169,9 +169,10 @@ fn report(collected: &Value) -> String {
         out.push_str(&format!("{done} {name} ({why}): {size}\n"));
     }
     out.push_str(&format!(
-        "{frees} {} in {}; {} in use and {} protected stay; {} % of the disk were in use\n",
+        "{frees} {} in {} and {}; {} in use and {} protected stay; {} % of the disk were in use\n",
         human(number(&collected["Bytes"])),
         telling::count(number(&collected["Layers"]) as usize, "layer", "layers"),
+        telling::count(number(&collected["Blobs"]) as usize, "blob", "blobs"),
         collected["InUse"],
         collected["Protected"],
         collected["UsedPercent"],
@@ -197,6 +198,7 @@ mod tests {
             dry_run: true,
             images: vec![image(&["a:1", "b:1"]), image(&[])],
             layers: 1,
+            blobs: 2,
             bytes: 3_000_000,
             in_use: 2,
             protected: 0,
@@ -206,7 +208,7 @@ mod tests {
         assert_eq!(
             text,
             "would remove a:1, b:1 (disk): 1.4 MB\nwould remove 0123456789ab (disk): 1.4 MB\n\
-             would free 3.0 MB in 1 layer; 2 in use and 0 protected stay; 91 % of the disk were in use\n"
+             would free 3.0 MB in 1 layer and 2 blobs; 2 in use and 0 protected stay; 91 % of the disk were in use\n"
         );
     }
 }

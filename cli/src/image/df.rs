@@ -50,6 +50,13 @@ fn report(usage: &Value) -> String {
             size("UnusedSize"),
         ]),
         row([
+            "Blobs".to_owned(),
+            count("Blobs"),
+            size("BlobsSize"),
+            count("UnusedBlobs"),
+            size("UnusedBlobsSize"),
+        ]),
+        row([
             "Containers".to_owned(),
             count("Roots"),
             size("RootsSize"),
@@ -85,6 +92,10 @@ mod tests {
             layers_size: 8000,
             unused_layers: 1,
             unused_size: 3000,
+            blobs: 3,
+            blobs_size: 2000,
+            unused_blobs: 1,
+            unused_blobs_size: 1000,
             roots: 4,
             roots_size: 5000,
             half_done_size: 6000,
@@ -94,6 +105,10 @@ mod tests {
         let text = report(&serde_json::to_value(usage).unwrap());
         assert!(
             text.contains("Layers      7      8.0 kB  1       3.0 kB\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("Blobs       3      2.0 kB  1       1.0 kB\n"),
             "{text}"
         );
         assert!(

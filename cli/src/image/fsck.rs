@@ -99,9 +99,10 @@ fn words(report: &Value) -> String {
         telling::count(usize::try_from(number).unwrap_or(usize::MAX), one, many)
     };
     out.push_str(&format!(
-        "{} and {} verified, {} read; {} without an inventory\n",
+        "{}, {} and {} verified, {} read; {} without an inventory\n",
         counted(&report["Images"], "image", "images"),
         counted(&report["Layers"], "layer", "layers"),
+        counted(&report["Blobs"], "blob", "blobs"),
         human(report["Bytes"].as_u64().unwrap_or(0)),
         telling::count(unproven, "layer", "layers"),
     ));
@@ -156,6 +157,7 @@ mod tests {
         let report = FsckReport {
             images: 1,
             layers: 2,
+            blobs: 3,
             bytes: 1000,
             damaged: vec![
                 damage(Done::Removed),
@@ -174,7 +176,7 @@ mod tests {
         assert_eq!(lines[2], format!("{begin}set aside, in use by r"));
         assert_eq!(
             lines[3],
-            "1 image and 2 layers verified, 1.0 kB read; 1 layer without an inventory"
+            "1 image, 2 layers and 3 blobs verified, 1.0 kB read; 1 layer without an inventory"
         );
     }
 }

@@ -44,6 +44,9 @@ pub(crate) struct Load {
     /// The archive is a root file system
     #[arg(long, requires = "tag")]
     rootfs: bool,
+    /// Keep the original blobs, too, for exact copies; a running agent has been told already
+    #[arg(long)]
+    keep_blobs: bool,
     /// Show no progress
     #[arg(short, long)]
     quiet: bool,
@@ -64,6 +67,7 @@ impl Load {
         }
         let bars = Bars::new(self.quiet);
         let images = match Reach::of(&self.place, Want::Change, &Registries::default())? {
+            Reach::Agent(_) if self.keep_blobs => bail!(reach::KEEP_BLOBS),
             Reach::Agent(agent) if from_stdin => socket::block_on(work::at_agent(
                 &agent,
                 &self.path(None)?,
@@ -75,6 +79,7 @@ impl Load {
                 socket::block_on(work::at_agent(&agent, &path, work::no_body(), bars))?
             }
             Reach::Store(store) => {
+                store.keep_blobs(self.keep_blobs);
                 let bars = work::Shared::new(bars);
                 let tell = |progress: Progress| bars.take(progress);
                 let images = store.load(self.origin(from_stdin), &self.wanted(), tell)?;

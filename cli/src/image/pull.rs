@@ -30,6 +30,9 @@ pub(crate) struct Pull {
     /// Authorities, mirrors and logins of registries; a running agent has been told already
     #[arg(long, value_name = "FILE")]
     registries: Option<PathBuf>,
+    /// Keep the original blobs, too, for exact copies; a running agent has been told already
+    #[arg(long)]
+    keep_blobs: bool,
     /// Show no progress
     #[arg(short, long)]
     quiet: bool,
@@ -49,6 +52,11 @@ impl Pull {
                 "pull images: an agent of this instance runs and pulls by what it was told of registries; leave out \
                  --registries and --insecure-registry, or start the agent with them"
             );
+        }
+        match &reach {
+            Reach::Agent(_) if self.keep_blobs => bail!(reach::KEEP_BLOBS),
+            Reach::Store(store) => store.keep_blobs(self.keep_blobs),
+            _ => {}
         }
         let mut images = Vec::new();
         for name in &self.image {

@@ -16,6 +16,10 @@ use crate::place::{self, Place};
 const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// What is said to who wants blobs kept while an agent has the store.
+pub(super) const KEEP_BLOBS: &str = "keep blobs: an agent of this instance runs and keeps them or not as it was started; leave out \
+     --keep-blobs, or start the agent with --image-keep-blobs";
+
 /// The store of an instance.
 pub(super) enum Reach {
     /// The socket of the agent that has it.

@@ -18,14 +18,16 @@ use crate::socket;
 
 /// Write images to an archive
 ///
-/// The archive is made anew from the unpacked layers: it unpacks to the same files, but its layers are not compressed and
-/// its digests are not those of the registry. The same image is always the same archive.
+/// Where the original blobs of an image were kept (--image-keep-blobs of the agent), its archive has them, with the digests of
+/// the registry. Otherwise the archive is made anew from the unpacked layers: it unpacks to the same files, but its layers are not
+/// compressed and its digests are others. The same image is always the same archive.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   longshore image save -o images.tar nginx:1.27 app:7
   longshore image save nginx:1.27 | zstd > nginx.tar.zst
   longshore image save --format docker nginx:1.27 | docker load
+  longshore image save --exact nginx:1.27 | ssh host2 longshore image load -
   longshore image save -o nginx.tar nginx:1.27 && skopeo inspect oci-archive:nginx.tar")]
 pub(crate) struct Save {
     #[command(flatten)]
@@ -36,6 +38,9 @@ pub(crate) struct Save {
     /// What the archive is to be
     #[arg(long, value_enum, default_value_t = Kind::Oci)]
     format: Kind,
+    /// Fail unless every image has its original blobs, so that its digest is the registry's
+    #[arg(long, conflicts_with = "format")]
+    exact: bool,
     /// The images: references, digests, IDs, or the beginning of a digest or ID
     #[arg(required = true)]
     image: Vec<String>,
@@ -70,9 +75,10 @@ impl Save {
         match reach {
             Reach::Agent(agent) => socket::block_on(self.copy(agent, out)),
             Reach::Store(store) => {
-                let format = match self.format {
-                    Kind::Oci => Format::Oci,
-                    Kind::Docker => Format::Docker,
+                let format = match (self.format, self.exact) {
+                    (_, true) => Format::Exact,
+                    (Kind::Oci, false) => Format::Oci,
+                    (Kind::Docker, false) => Format::Docker,
                 };
                 Ok(store.save(&self.image, format)?.write(out)?)
             }
@@ -95,9 +101,10 @@ impl Save {
     }
 
     fn path(&self) -> String {
-        let format = match self.format {
-            Kind::Oci => "oci",
-            Kind::Docker => "docker",
+        let format = match (self.format, self.exact) {
+            (_, true) => "exact",
+            (Kind::Oci, false) => "oci",
+            (Kind::Docker, false) => "docker",
         };
         let mut path = format!("/v1/images/archive?format={format}");
         for image in &self.image {

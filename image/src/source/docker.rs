@@ -95,6 +95,7 @@ fn read(source: &Source, line: &Line) -> Result<Found, String> {
     Ok(Found {
         names: Vec::new(),
         top: manifest_digest.clone(),
+        index_bytes: None,
         manifest_digest,
         manifest_bytes,
         config_bytes,

@@ -119,13 +119,13 @@ fn read(source: &Source, lines: &[Platform]) -> Result<Found, String> {
     let line = platform::choose(lines, Host::here())?;
     let top = line.digest.clone();
     let bytes = blob(source, line)?.verified(line)?;
-    let (own, bytes, manifest) = match parse(&bytes, line)? {
-        Document::Manifest(manifest) => (line.clone(), bytes, manifest),
+    let (own, bytes, manifest, index_bytes) = match parse(&bytes, line)? {
+        Document::Manifest(manifest) => (line.clone(), bytes, manifest, None),
         Document::Index(lines) => {
             let line = platform::choose(&lines, Host::here())?.clone();
-            let bytes = blob(source, &line)?.verified(&line)?;
-            match parse(&bytes, &line)? {
-                Document::Manifest(manifest) => (line, bytes, manifest),
+            let own = blob(source, &line)?.verified(&line)?;
+            match parse(&own, &line)? {
+                Document::Manifest(manifest) => (line, own, manifest, Some(bytes)),
                 Document::Index(_) => {
                     return Err(
                         "an index inside an index inside index.json is not supported".into(),
@@ -141,6 +141,7 @@ fn read(source: &Source, lines: &[Platform]) -> Result<Found, String> {
     Ok(Found {
         names: Vec::new(),
         top,
+        index_bytes,
         manifest_digest: own.digest,
         manifest_bytes: bytes,
         config_bytes,

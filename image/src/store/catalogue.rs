@@ -5,11 +5,11 @@ use serde_json::Value;
 
 use super::layout::Layout;
 use super::records;
-use super::{Store, layers, stack};
+use super::{Store, blobs, layers, stack};
 use crate::digest::Digest;
 use crate::error::{ImageError, printable};
 use crate::reference::Reference;
-use crate::save::{Format, Saving, Wanted};
+use crate::save::{Format, Original, Saving, Wanted};
 use crate::{Image, snapshot};
 
 /// A reference that the store knows.
@@ -142,27 +142,49 @@ impl Store {
         })
     }
 
-    /// Prepares an archive of these images. Blocking; reads all layers. See [`Saving`].
+    /// Prepares an archive of these images. Blocking; reads all layers, or none where the archive is exact. See [`Saving`].
+    ///
+    /// # Errors
+    /// An image is not here or not whole; or the archive was to be exact, and blobs of it are not kept.
     pub fn save(&self, names: &[String], format: Format) -> Result<Saving, ImageError> {
         let mut images = Vec::new();
         for name in names {
             let hit = self.find(name)?;
             let error = |cause: &str| ImageError::new("save image", printable(name, 400), cause);
+            let name = hit.name.or_else(|| self.only_name(&hit.manifest));
+            let top = self.top(name.as_ref(), &hit.manifest)?;
             let image = whole(&self.layout, &hit.manifest);
             let documents = records::documents(&self.layout, &hit.manifest)?;
             let (Some(image), Some((_, config_bytes))) = (image, documents) else {
                 return Err(error("it is not whole; pull it again"));
             };
+            let original = match format {
+                Format::Oci | Format::Exact => Original::of(&self.layout, &hit.manifest, &top)?,
+                Format::Docker => None,
+            };
+            if format == Format::Exact && original.is_none() {
+                return Err(error(
+                    "an exact copy needs its original blobs, and the store has not all of them: pull it again with \
+                     --image-keep-blobs (of longshore agent) or --keep-blobs (of longshore image pull and load), or save it \
+                     without --exact",
+                ));
+            }
             images.push(Wanted {
-                name: hit
-                    .name
-                    .or_else(|| self.only_name(&hit.manifest))
-                    .and_then(without_digest),
+                name: name.and_then(without_digest),
                 config_bytes,
                 diff_ids: diff_ids(&image),
+                original,
             });
         }
         Saving::prepare(&self.layout, &images, format)
+    }
+
+    /// What a registry has under a name of an image: the manifest, or an index that leads to it.
+    fn top(&self, name: Option<&Reference>, manifest: &Digest) -> Result<Digest, ImageError> {
+        let pulled = name.map(|name| records::pulled(&self.layout, name));
+        let top = pulled.transpose()?.flatten();
+        let top = top.and_then(|pulled| Digest::parse(&pulled.top).ok());
+        Ok(top.unwrap_or_else(|| manifest.clone()))
     }
 }
 
@@ -194,7 +216,7 @@ fn size(layout: &Layout, diff_id: &Digest) -> Option<u64> {
     present(layout, diff_id).map(|outline| outline.bytes)
 }
 
-/// Layers and seams that these images stand on, by their paths in the store.
+/// What an image stands on, and blobs that may be kept of it, by their paths in the store.
 pub(super) fn stands_on(layout: &Layout, manifest: &Digest) -> Result<Vec<String>, ImageError> {
     let Some((manifest, config)) = records::documents(layout, manifest)? else {
         return Ok(Vec::new());
@@ -203,6 +225,7 @@ pub(super) fn stands_on(layout: &Layout, manifest: &Digest) -> Result<Vec<String
         return Ok(Vec::new());
     };
     let mut paths: Vec<String> = diff_ids.iter().map(layers::path).collect();
+    paths.extend(manifest.layers.iter().map(|blob| blobs::path(&blob.digest)));
     if let Ok(floors) = stack::floors(layout, &diff_ids) {
         let trees = floors.into_iter().map(|floor| floor.path);
         paths.extend(trees.filter_map(|tree| Some(tree.strip_suffix("/fs")?.to_owned())));

@@ -3,12 +3,14 @@
 //!
 //! ```text
 //!   refs/*.json ──▶ manifests/* ──▶ configs/* ──▶ layers/sha256/*, layers/chain/*
+//!        └─▶ blobs/sha256/* ◀─┘
 //!   roots/*/image.json ──▶ manifests/*       roots/*/l/* ──▶ layers/...
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
+use super::blobs;
 use super::layers;
 use super::layout::Layout;
 use super::records;
@@ -28,6 +30,8 @@ pub(crate) struct Entry {
     pub(crate) config: Option<Digest>,
     /// From the bottom up. None: the configuration is damaged or missing.
     pub(crate) layers: Option<Vec<Digest>>,
+    /// Of its layers' blobs, which may be kept or not.
+    pub(crate) blobs: Vec<Digest>,
     /// When a task or a pull last used it, to the hour.
     pub(crate) last_used: SystemTime,
 }
@@ -38,6 +42,8 @@ pub(crate) struct Name {
     pub(crate) reference: String,
     /// Below the store.
     pub(crate) file: String,
+    /// What the registry has under it: the image's manifest, or an index that leads to it.
+    pub(crate) top: String,
 }
 
 /// All of the store. Paths are below it.
@@ -50,6 +56,8 @@ pub(crate) struct Census {
     pub(crate) configs: BTreeSet<String>,
     /// `layers/sha256/*` and `layers/chain/*`.
     pub(crate) layers: BTreeSet<String>,
+    /// `blobs/sha256/*`.
+    pub(crate) blobs: BTreeSet<String>,
     /// What roots stand on: layers, by path, with the ids of the roots.
     pub(crate) under_roots: BTreeMap<String, Vec<String>>,
     /// Images that roots are of, by manifest digest.
@@ -74,6 +82,18 @@ impl Entry {
         let ids = self.layers.as_deref().unwrap_or_default();
         ids.iter().map(layers::path).chain(layers::chain_paths(ids))
     }
+
+    /// Paths of all blobs that may be kept of it.
+    pub(crate) fn blob_paths(&self) -> impl Iterator<Item = String> {
+        let tops = self.names.iter().filter_map(|n| Digest::parse(&n.top).ok());
+        let own = self.blobs.iter().map(blobs::path);
+        own.chain(tops.map(|top| blobs::path(&top)))
+    }
+
+    /// Paths of all that only images need that lead to it.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = String> {
+        self.layer_paths().chain(self.blob_paths())
+    }
 }
 
 /// Counts what is there. Blocking.
@@ -83,7 +103,12 @@ pub(crate) fn census(layout: &Layout) -> Result<Census, ImageError> {
         let file = format!("refs/{file}");
         if let Some(found) = records::pulled_in(layout, &file)? {
             let reference = found.reference().to_owned();
-            let name = Name { reference, file };
+            let top = found.top;
+            let name = Name {
+                reference,
+                file,
+                top,
+            };
             names.entry(found.manifest).or_default().push(name);
         }
     }
@@ -107,6 +132,7 @@ pub(crate) fn census(layout: &Layout) -> Result<Census, ImageError> {
     census.configs.extend(paths("configs")?);
     census.layers.extend(paths("layers/sha256")?);
     census.layers.extend(paths("layers/chain")?);
+    census.blobs.extend(blobs::all(layout)?);
     for id in layout.list("roots")? {
         let stands = snapshot::stands_on(layout, &id)?;
         census.with_roots.extend(stands.manifest);
@@ -141,6 +167,7 @@ fn entry(layout: &Layout, digest: Digest, names: Vec<Name>) -> Result<Entry, Ima
         names,
         config: None,
         layers: None,
+        blobs: Vec::new(),
         last_used,
     };
     let Some(bytes) = records::content(layout, "manifests", &entry.digest)? else {
@@ -153,5 +180,6 @@ fn entry(layout: &Layout, digest: Digest, names: Vec<Name>) -> Result<Entry, Ima
         entry.layers = parse_diff_ids(&bytes, manifest.layers.len()).ok();
     }
     entry.config = Some(manifest.config.digest);
+    entry.blobs = manifest.layers.into_iter().map(|l| l.digest).collect();
     Ok(entry)
 }

@@ -3,13 +3,14 @@
 //! Mark and sweep over the records that are on disk; nothing is counted up and down, so nothing can drift. An image
 //! is needed if a task holds it, a container's root stands on it, a lease is on it, or its name is protected. What of the rest goes is the
 //! policy's word: images unused for long, and while the file system is too full those that were used longest ago. Layers,
-//! seams and configurations go when no image that stays leads to them.
+//! seams, blobs and configurations go when no image that stays leads to them.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use super::blobs;
 use super::census::{Census, Entry, Name};
 use super::inventory;
 use super::layers;
@@ -97,6 +98,8 @@ pub struct Collected {
     pub images: Vec<GoneImage>,
     /// Layers and seams that go, those that no image leads to included.
     pub layers: u64,
+    /// Blobs that go.
+    pub blobs: u64,
     /// Bytes that all of it takes on disk, about. They are free when the store's thread has removed the files.
     pub bytes: u64,
     /// Images that stay because a task holds them, a container's root stands on them, or somebody uses them just now.
@@ -241,7 +244,7 @@ fn by_policy<'a>(
     }
 }
 
-/// How many images lead to each layer; made for one plan and thrown away with it.
+/// How many images lead to each layer and blob; made for one plan and thrown away with it.
 struct Needed {
     layers: HashMap<String, usize>,
     /// Bytes and inodes.
@@ -252,7 +255,7 @@ impl Needed {
     fn of(census: &Census) -> Needed {
         let mut layers: HashMap<String, usize> = HashMap::new();
         for image in &census.images {
-            let paths: BTreeSet<String> = image.layer_paths().collect();
+            let paths: BTreeSet<String> = image.paths().collect();
             for path in paths {
                 *layers.entry(path).or_default() += 1;
             }
@@ -269,7 +272,7 @@ impl Needed {
     /// What else is free without this image.
     fn without(&mut self, image: &Entry, size: &dyn Fn(&str) -> (u64, u64)) -> u64 {
         let before = self.freed.0;
-        let paths: BTreeSet<String> = image.layer_paths().collect();
+        let paths: BTreeSet<String> = image.paths().collect();
         for path in paths {
             if let Some(images) = self.layers.get_mut(&path) {
                 *images = images.saturating_sub(1);
@@ -282,7 +285,7 @@ impl Needed {
     }
 
     fn without_loose(&mut self, census: &Census, size: &dyn Fn(&str) -> (u64, u64)) {
-        for path in &census.layers {
+        for path in census.layers.union(&census.blobs) {
             if !self.layers.contains_key(path) {
                 self.free(size(path));
             }
@@ -352,8 +355,11 @@ fn matches(pattern: &str, text: &str) -> bool {
     pattern[p..].iter().all(|byte| *byte == b'*')
 }
 
-/// Bytes and inodes of a layer: from its inventory, or about, from the archive that it was.
+/// Bytes and inodes of a layer: from its inventory, or about, from the archive that it was. Of a blob: its own.
 pub(super) fn size(layout: &Layout, path: &str) -> (u64, u64) {
+    if blobs::is_whole(layout, path) {
+        return blobs::size(layout, path);
+    }
     if !layers::is_whole(layout, path) {
         return (0, 0);
     }

@@ -4,6 +4,8 @@
 //! needs it fetches it again. With repair it is removed, unless a container's root stands on it: that keeps what it has until it
 //! ends. Decision 0018 says what a good answer proves and what it does not.
 //!
+//! A blob that is kept proves itself by its digest. No image needs one: a damaged one is missing from exact copies only.
+//!
 //! It runs beside pulls and containers. A layer is held by a lease while it is looked at; what it removes it removes as a
 //! collection does, so that what a pull under way needs stays.
 
@@ -12,6 +14,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::blobs;
 use super::caretaker::NONE_POSSIBLE;
 use super::census::{Census, Entry, census, reread};
 use super::inventory::{self, NoInventory};
@@ -31,6 +34,8 @@ pub struct FsckReport {
     pub images: u64,
     /// Layers and seams whose trees were compared with their inventories.
     pub layers: u64,
+    /// Blobs whose digests were compared with their names.
+    pub blobs: u64,
     /// Bytes that were read for it.
     pub bytes: u64,
     /// What is wrong; empty if nothing is.
@@ -68,7 +73,7 @@ pub enum Done {
 /// What `fsck` tells while it works.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FsckProgress {
-    /// It compares the layer or seam of this path, the `at`-th of `of`.
+    /// It compares the layer, seam or blob of this path, the `at`-th of `of`.
     Layer {
         /// Path below the store.
         path: String,
@@ -102,14 +107,18 @@ impl Fsck<'_> {
         for name in &census.loose_names {
             self.loose_name(&name.file, &name.reference, &mut report)?;
         }
-        let of = census.layers.len();
-        for (at, path) in census.layers.iter().enumerate() {
+        let all = census.layers.iter().chain(&census.blobs);
+        let of = census.layers.len() + census.blobs.len();
+        for (at, path) in all.enumerate() {
             (self.progress)(FsckProgress::Layer {
                 path: path.clone(),
                 at: at + 1,
                 of,
             });
-            self.layer(&census, path, &mut report)?;
+            match census.blobs.contains(path) {
+                true => self.blob(&census, path, &mut report)?,
+                false => self.layer(&census, path, &mut report)?,
+            }
         }
         Ok(report)
     }
@@ -269,6 +278,43 @@ impl Fsck<'_> {
         }
     }
 
+    fn blob(&self, census: &Census, path: &str, report: &mut FsckReport) -> Result<(), ImageError> {
+        let lease = self.leases.open();
+        lease.hold([path.to_owned()]);
+        if !blobs::is_whole(self.layout, path) && !self.layout.exists(path) {
+            return Ok(());
+        }
+        let cause = match blobs::is_whole(self.layout, path) {
+            false => Some("it was set aside earlier".to_owned()),
+            true => {
+                let (before, mut read) = (report.bytes, 0);
+                let wrong = blobs::wrong_with(self.layout, path, &mut |bytes| {
+                    read += bytes;
+                    (self.progress)(FsckProgress::Read(before + read));
+                });
+                report.bytes += read;
+                report.blobs += 1;
+                wrong
+            }
+        };
+        drop(lease);
+        let Some(cause) = cause else { return Ok(()) };
+        blobs::set_aside(self.layout, path, &cause);
+        let names = [path.to_owned()];
+        let removed = self.remove(
+            &names,
+            || !blobs::is_whole(self.layout, path),
+            || self.layout.retire(path).map(drop),
+        )?;
+        report.damaged.push(Damage {
+            path: path.to_owned(),
+            cause,
+            references: needing(census, path),
+            done: done(removed),
+        });
+        Ok(())
+    }
+
     fn damaged(
         &self,
         census: &Census,
@@ -290,13 +336,10 @@ impl Fsck<'_> {
                 || self.layout.retire(path).map(drop),
             )?),
         };
-        let needs = |image: &&Entry| image.layer_paths().any(|layer| layer == path);
-        let images = census.images.iter().filter(needs);
-        let references: BTreeSet<String> = images.flat_map(references).collect();
         report.damaged.push(Damage {
             path: path.to_owned(),
             cause,
-            references: references.into_iter().collect(),
+            references: needing(census, path),
             done,
         });
         Ok(())
@@ -308,6 +351,14 @@ fn done(removed: bool) -> Done {
         true => Done::Removed,
         false => Done::SetAside,
     }
+}
+
+/// Names of images that lead to a layer or blob.
+fn needing(census: &Census, path: &str) -> Vec<String> {
+    let needs = |image: &&Entry| image.paths().any(|own| own == path);
+    let images = census.images.iter().filter(needs);
+    let references: BTreeSet<String> = images.flat_map(references).collect();
+    references.into_iter().collect()
 }
 
 fn references(image: &Entry) -> Vec<String> {

@@ -1,16 +1,15 @@
 //! Layers on disk: made once per diff ID, visible only when whole and verified.
 
-use std::os::fd::OwnedFd;
-
 use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
 
+use super::blobs;
 use super::layout::{Ingest, Layout};
 use crate::digest::Digest;
 use crate::error::ImageError;
 use crate::manifest::Descriptor;
 use crate::unpack::stream::Pieces;
-use crate::unpack::{Bounds, Fail, Outline, unpack};
+use crate::unpack::{Bounds, Fail, Outline, Unpacked, digests, unpack};
 
 /// The outline of a layer of the largest size we unpack, written as JSON, stays below this.
 const RECORD_MAX: u64 = 160 * 1024 * 1024;
@@ -115,19 +114,36 @@ pub(crate) fn outline_at(layout: &Layout, path: &str) -> Result<Outline, ImageEr
     }
 }
 
-/// Unpacks what comes and publishes it if both digests are as promised. Blocking.
+/// Whether nothing of a layer is to be fetched: it is here, and so is its blob if blobs are kept.
+pub(crate) fn is_complete(layout: &Layout, blob: &Descriptor, diff_id: &Digest) -> bool {
+    is_present(layout, diff_id)
+        && (!layout.keeps_blobs() || blobs::is_present(layout, &blob.digest))
+}
+
+/// Unpacks what comes and publishes it if both digests are as promised, with its blob where blobs are kept. Blocking.
 pub(crate) fn install(
     layout: &Layout,
-    pieces: Pieces,
+    mut pieces: Pieces,
     blob: &Descriptor,
     diff_id: &Digest,
     subject: &str,
 ) -> Result<(), Missed> {
+    let kept = blobs::keep(layout, &mut pieces, Some(&blob.digest)).map_err(Missed::Failed)?;
+    let keep = || match kept {
+        Some(kept) => kept.publish(&blob.digest).map_err(Missed::Failed),
+        None => Ok(()),
+    };
+    if layout.keeps_blobs() && is_present(layout, diff_id) {
+        verified(digests(pieces, Bounds::LAYER), blob, diff_id, subject)?;
+        return keep();
+    }
     let ingest = layout.ingest().map_err(Missed::Failed)?;
     let root = ingest
         .mkdir(c"fs", Mode::from_bits_truncate(0o755))
         .map_err(Missed::Failed)?;
-    let outline = verified(pieces, root, blob, diff_id, subject)?;
+    let unpacked = unpack(pieces, root, Bounds::LAYER);
+    let outline = verified(unpacked, blob, diff_id, subject)?;
+    keep()?;
     publish(layout, ingest, &path(diff_id), outline).map_err(Missed::Failed)
 }
 
@@ -140,7 +156,8 @@ pub(crate) struct Adopted {
 }
 
 /// Unpacks what comes and publishes it as what it is. Blocking.
-pub(crate) fn adopt(layout: &Layout, pieces: Pieces, subject: &str) -> Result<Adopted, Missed> {
+pub(crate) fn adopt(layout: &Layout, mut pieces: Pieces, subject: &str) -> Result<Adopted, Missed> {
+    let kept = blobs::keep(layout, &mut pieces, None).map_err(Missed::Failed)?;
     let ingest = layout.ingest().map_err(Missed::Failed)?;
     let root = ingest
         .mkdir(c"fs", Mode::from_bits_truncate(0o755))
@@ -154,6 +171,9 @@ pub(crate) fn adopt(layout: &Layout, pieces: Pieces, subject: &str) -> Result<Ad
             subject,
             cause,
         )));
+    }
+    if let Some(kept) = kept {
+        kept.publish(&unpacked.digest).map_err(Missed::Failed)?;
     }
     publish(layout, ingest, &path(&unpacked.diff_id), unpacked.outline).map_err(Missed::Failed)?;
     Ok(Adopted {
@@ -174,8 +194,7 @@ fn missed(fail: Fail, subject: &str) -> Missed {
 }
 
 fn verified(
-    pieces: Pieces,
-    root: OwnedFd,
+    unpacked: Result<Unpacked, (Fail, Option<Digest>)>,
     blob: &Descriptor,
     diff_id: &Digest,
     subject: &str,
@@ -188,7 +207,7 @@ fn verified(
         );
         Missed::Damaged(ImageError::new("fetch layer", subject, cause))
     };
-    let unpacked = match unpack(pieces, root, Bounds::LAYER) {
+    let unpacked = match unpacked {
         Ok(unpacked) => unpacked,
         Err((Fail::Content(_) | Fail::Host(_), Some(got))) if got != blob.digest => {
             return Err(wrong_digest(&got));
@@ -210,7 +229,7 @@ fn verified(
     Ok(unpacked.outline)
 }
 
-/// Marks layers and seams as safe from a power cut. Call after the store's file system was synced. What is gone by now
+/// Marks layers, seams and blobs as safe from a power cut. Call after the store's file system was synced. What is gone by now
 /// needs no mark.
 pub(crate) fn mark_synced(layout: &Layout, paths: &[String]) -> Result<(), ImageError> {
     for path in paths {

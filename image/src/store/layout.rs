@@ -8,6 +8,7 @@
 //! layers/sha256/<diff id>/     fs/ (the tree), layer.json (its outline), synced (it survives a power cut),
 //!                              inventory.json (what `fsck` compares it with)
 //! layers/chain/<chain id>/     the same of a seam, see `stack`
+//! blobs/sha256/<digest>/       original blobs where they are kept, see `blobs`
 //! manifests/<digest>           verified bytes
 //! configs/<digest>             verified bytes
 //! refs/<hash>.json             reference -> manifest
@@ -23,6 +24,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
@@ -31,7 +33,9 @@ use rustix::io::Errno;
 use crate::error::ImageError;
 use crate::remove::{names, remove_tree};
 
-const DIRECTORIES: [&str; 11] = [
+const DIRECTORIES: [&str; 13] = [
+    "blobs",
+    "blobs/sha256",
     "layers",
     "layers/sha256",
     "layers/chain",
@@ -56,6 +60,7 @@ pub(crate) struct Layout {
     /// Held from the look at what a name holds to the rename onto it: whoever finds a broken tree there may
     /// remove it, and must not meet one that was published in between.
     pub(super) publishing: std::sync::Mutex<()>,
+    keeps_blobs: AtomicBool,
 }
 
 /// What statvfs(3) says of the store's file system, for us: what is reserved for root is neither used nor free.
@@ -139,6 +144,7 @@ impl Layout {
             boot: boot.to_owned(),
             _lock: lock,
             publishing: std::sync::Mutex::new(()),
+            keeps_blobs: AtomicBool::new(false),
         };
         layout.empty("ingest")?;
         Ok(layout)
@@ -153,6 +159,15 @@ impl Layout {
             let taken = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared);
             taken == Err(Errno::WOULDBLOCK)
         })
+    }
+
+    /// Whether the original blobs of what comes from now on are kept.
+    pub(crate) fn keeps_blobs(&self) -> bool {
+        self.keeps_blobs.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn keep_blobs(&self, keep: bool) {
+        self.keeps_blobs.store(keep, Ordering::Relaxed);
     }
 
     /// The names in a directory of the store.
@@ -184,14 +199,27 @@ impl Layout {
         }
     }
 
+    /// A file to read only; None if there is none.
+    pub(crate) fn open_to_read(&self, name: &str) -> Result<Option<File>, ImageError> {
+        match rustix::fs::openat(&self.root, name, READ, Mode::empty()) {
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            other => Ok(Some(other.map_err(|e| self.error("open", name, e))?.into())),
+        }
+    }
+
+    /// Bytes of a file; None if there is none.
+    pub(crate) fn len(&self, name: &str) -> Option<u64> {
+        let stat = rustix::fs::statat(&self.root, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        u64::try_from(stat.st_size).ok()
+    }
+
     /// A file's bytes; None if there is none.
     pub(crate) fn read(&self, name: &str, max: u64) -> Result<Option<Vec<u8>>, ImageError> {
-        let file = match rustix::fs::openat(&self.root, name, READ, Mode::empty()) {
-            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-            other => other.map_err(|e| self.error("open", name, e))?,
+        let Some(file) = self.open_to_read(name)? else {
+            return Ok(None);
         };
         let mut bytes = Vec::new();
-        let read = File::from(file).take(max + 1).read_to_end(&mut bytes);
+        let read = file.take(max + 1).read_to_end(&mut bytes);
         read.map_err(|e| self.error("read", name, e))?;
         if bytes.len() as u64 > max {
             return Err(self.error("read", name, format!("it is longer than {max} bytes")));
@@ -495,11 +523,15 @@ impl Ingest<'_> {
 
     /// A file in it.
     pub(crate) fn write(&self, name: &CStr, bytes: &[u8]) -> Result<(), ImageError> {
-        let error = |e: std::io::Error| self.layout.error("write", &self.name, e);
+        let written = self.create(name)?.write_all(bytes);
+        written.map_err(|e| self.layout.error("write", &self.name, e))
+    }
+
+    /// An empty file in it.
+    pub(crate) fn create(&self, name: &CStr) -> Result<File, ImageError> {
         let file = rustix::fs::openat(&self.fd, name, CREATE, Mode::RUSR | Mode::WUSR);
-        File::from(file.map_err(|e| error(e.into()))?)
-            .write_all(bytes)
-            .map_err(error)
+        let file = file.map_err(|e| self.layout.error("create", &self.name, e))?;
+        Ok(File::from(file))
     }
 
     /// Gives it its final name. If that name is taken, what is there is as good: it is named by its content.

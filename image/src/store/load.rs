@@ -15,6 +15,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc::Sender;
 
 use super::Store;
+use super::blobs;
 use super::layers::{self, Missed};
 use super::layout::Layout;
 use super::records::{self, Pulled};
@@ -221,6 +222,10 @@ impl std::fmt::Debug for Origin {
 /// An image whose layers are in the store.
 struct Unpacked {
     top: Digest,
+    /// Where `top` is an index.
+    index_bytes: Option<Vec<u8>>,
+    /// Of its layers.
+    blobs: Vec<Digest>,
     manifest_digest: Digest,
     manifest_bytes: Vec<u8>,
     config_bytes: Vec<u8>,
@@ -232,6 +237,8 @@ impl From<Found> for Unpacked {
     fn from(found: Found) -> Unpacked {
         Unpacked {
             top: found.top,
+            index_bytes: found.index_bytes,
+            blobs: found.layers.iter().map(|l| l.blob.digest.clone()).collect(),
             manifest_digest: found.manifest_digest,
             manifest_bytes: found.manifest_bytes,
             config_bytes: found.config_bytes,
@@ -243,7 +250,12 @@ impl From<Found> for Unpacked {
 
 /// Makes all of it durable, the references last.
 fn commit(layout: &Layout, image: Unpacked, names: &[Reference]) -> Result<Image, ImageError> {
-    let paths = stack::complete(layout, &image.diff_ids)?;
+    let mut paths = stack::complete(layout, &image.diff_ids)?;
+    if let Some(index) = &image.index_bytes {
+        blobs::keep_bytes(layout, &image.top, index)?;
+    }
+    let kept = image.blobs.iter().chain([&image.top]).map(blobs::path);
+    paths.extend(kept.filter(|path| layout.exists(path)));
     layout.sync_all()?;
     layers::mark_synced(layout, &paths)?;
     let config_digest = Digest::of(&image.config_bytes);
@@ -271,9 +283,9 @@ fn install<'a>(
     tell: Tell<'_>,
 ) -> Result<(), ImageError> {
     let mut seen = HashSet::new();
-    let all = all.filter(|layer| seen.insert(&layer.diff_id));
+    let all = all.filter(|layer| seen.insert((&layer.diff_id, &layer.blob.digest)));
     let mut missing: Vec<&Layer> = all
-        .filter(|l| !layers::is_present(layout, &l.diff_id))
+        .filter(|l| !layers::is_complete(layout, &l.blob, &l.diff_id))
         .collect();
     if missing.is_empty() {
         return Ok(());

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use tokio::task::spawn_blocking;
 
+use super::blobs;
 use super::drafts::Drafts;
 use super::flights::Flights;
 use super::layers::{self, Missed};
@@ -79,12 +80,23 @@ impl std::fmt::Display for PullBehaviour {
 /// What the registry says an image is.
 struct Resolved {
     top: Digest,
+    /// Where `top` is an index.
+    index_bytes: Option<Vec<u8>>,
     manifest_digest: Digest,
     manifest_bytes: Vec<u8>,
     config_bytes: Vec<u8>,
     config: ImageConfiguration,
     /// From the bottom up, each with its diff ID.
     layers: Vec<(Descriptor, Digest)>,
+}
+
+impl Resolved {
+    /// Where its blobs lie, if they are kept.
+    fn blobs(&self) -> Vec<String> {
+        let layers = self.layers.iter().map(|(blob, _)| &blob.digest);
+        let index = self.index_bytes.iter().map(|_| &self.top);
+        layers.chain(index).map(blobs::path).collect()
+    }
 }
 
 /// One pull's view of the store.
@@ -150,8 +162,28 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
         .await
     }
 
+    /// Whether nothing of a stored image is missing that this store keeps.
+    async fn has_blobs(&self, image: &Image) -> Result<bool, ImageError> {
+        if !self.layout.keeps_blobs() {
+            return Ok(true);
+        }
+        let (layout, manifest) = (Arc::clone(self.layout), image.manifest_digest.clone());
+        blocking(move || {
+            let manifest = Digest::parse(&manifest)
+                .map_err(|cause| ImageError::new("read stored image", &manifest, cause))?;
+            let documents = records::documents(&layout, &manifest)?;
+            Ok(documents.is_some_and(|(manifest, _)| {
+                let mut all = manifest.layers.iter();
+                all.all(|blob| blobs::is_present(&layout, &blob.digest))
+            }))
+        })
+        .await
+    }
+
     async fn ask_registry(&self) -> Result<Image, Fault> {
-        if let Some((Some(top), image)) = self.stored().await? {
+        if let Some((Some(top), image)) = self.stored().await?
+            && self.has_blobs(&image).await?
+        {
             let now = self.client.head(&self.reference).await?;
             if now.is_some_and(|now| now.as_str() == top) {
                 return Ok(image);
@@ -172,13 +204,13 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
         let top = fetched.digest.clone();
         let document =
             manifest::parse(&fetched.bytes, fetched.content_type.as_deref()).map_err(refuse)?;
-        let (manifest, own) = match document {
-            Document::Manifest(manifest) => (manifest, fetched),
+        let (manifest, own, index_bytes) = match document {
+            Document::Manifest(manifest) => (manifest, fetched, None),
             Document::Index(lines) => {
                 let line = platform::choose(&lines, Host::here()).map_err(refuse)?;
                 let own = self.client.manifest_of(&self.reference, line).await?;
                 match manifest::parse(&own.bytes, own.content_type.as_deref()).map_err(refuse)? {
-                    Document::Manifest(manifest) => (manifest, own),
+                    Document::Manifest(manifest) => (manifest, own, Some(fetched.bytes)),
                     Document::Index(_) => {
                         return Err(
                             refuse("an index inside an index is not supported".into()).into()
@@ -196,6 +228,7 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
         .map_err(refuse)?;
         Ok(Resolved {
             top,
+            index_bytes,
             manifest_digest: own.digest,
             manifest_bytes: own.bytes,
             config_bytes,
@@ -208,9 +241,11 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
     async fn hold(&self, image: &Resolved) -> Result<(), ImageError> {
         let lease = Arc::clone(self.lease);
         let manifest = format!("manifests/{}", image.manifest_digest.hex());
+        let blobs = image.blobs();
         let diff_ids: Vec<Digest> = image.layers.iter().map(|(_, id)| id.clone()).collect();
         blocking(move || {
             lease.hold([manifest]);
+            lease.hold(blobs);
             lease.hold_layers(&diff_ids);
             Ok(())
         })
@@ -239,8 +274,9 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
         let mut seen = HashSet::new();
         let mut missing: Vec<&(Descriptor, Digest)> = all
             .iter()
-            .filter(|(_, diff_id)| {
-                seen.insert(diff_id) && !layers::is_present(self.layout, diff_id)
+            .filter(|(blob, diff_id)| {
+                seen.insert((diff_id, &blob.digest))
+                    && !layers::is_complete(self.layout, blob, diff_id)
             })
             .collect();
         if missing.is_empty() {
@@ -274,7 +310,7 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
         meter: &Meter<'_, P>,
     ) -> Result<(), Fault> {
         let meter = LayerMeter::new(meter, blob);
-        let is_there = || layers::is_present(self.layout, diff_id);
+        let is_there = || layers::is_complete(self.layout, blob, diff_id);
         let registry = &self.reference.registry;
         let Some(_boarded) = self.flights.board(registry, diff_id, is_there).await else {
             meter.add(blob.size);
@@ -357,8 +393,13 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
         let (layout, reference) = (Arc::clone(self.layout), self.asked.to_owned());
         let sync_later = self.syncs.later();
         blocking(move || {
+            let blobs = image.blobs();
             let diff_ids: Vec<Digest> = image.layers.into_iter().map(|(_, id)| id).collect();
-            let paths = stack::complete(&layout, &diff_ids)?;
+            let mut paths = stack::complete(&layout, &diff_ids)?;
+            if let Some(index) = &image.index_bytes {
+                blobs::keep_bytes(&layout, &image.top, index)?;
+            }
+            paths.extend(blobs.into_iter().filter(|path| layout.exists(path)));
             drafts.publish()?;
             sync_later(paths);
             Ok(Image {

@@ -147,6 +147,12 @@ fn tear(store: &Path, loose: &[PathBuf]) {
             }
         }
     }
+    for blob in std::fs::read_dir(store.join("blobs/sha256")).unwrap() {
+        let blob = blob.unwrap().path();
+        if !blob.join("synced").exists() {
+            File::create(blob.join("blob")).unwrap();
+        }
+    }
     for record in loose {
         File::create(store.join(record)).unwrap();
     }

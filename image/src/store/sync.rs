@@ -13,8 +13,8 @@ use std::thread::JoinHandle;
 
 use super::caretaker::Caretaker;
 use super::census::census;
-use super::layers;
 use super::layout::Layout;
+use super::{blobs, layers};
 use crate::error::ImageError;
 
 /// The background sync of one store: its thread's owner.
@@ -33,7 +33,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Paths of layers and seams that wait for a sync.
+    /// Paths of layers, seams and blobs that wait for a sync.
     waiting: Vec<String>,
     running: bool,
     /// Why the last one failed; the next start looks at each layer's mark and need not know.
@@ -52,7 +52,7 @@ impl Syncs {
         }))
     }
 
-    /// What has layers and seams synced soon, without waiting for it.
+    /// What has layers, seams and blobs synced soon, without waiting for it.
     pub(crate) fn later(&self) -> impl FnOnce(Vec<String>) + Send + use<> {
         let shared = Arc::clone(&self.0);
         move |paths| shared.soon(paths)
@@ -146,8 +146,11 @@ impl Shared {
 }
 
 /// Removes layers and seams that an earlier boot made and never synced, and before them the records of images that stand
-/// on one: those are not damaged, they are not there.
+/// on one: those are not damaged, they are not there. Blobs go alone, for nothing stands on them.
 pub(crate) fn drop_doubtful(layout: &Layout) -> Result<(), ImageError> {
+    for path in blobs::doubtful(layout)? {
+        layout.retire(&path)?;
+    }
     let doubtful: BTreeSet<String> = layers::doubtful(layout)?.into_iter().collect();
     if doubtful.is_empty() {
         return Ok(());

@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use serde::Serialize;
 
 use super::catalogue::stands_on;
-use super::{Store, records};
+use super::{Store, blobs, records};
 use crate::digest::Digest;
 use crate::error::ImageError;
 use crate::remove::names;
@@ -38,6 +38,14 @@ pub struct Usage {
     pub unused_layers: usize,
     /// Of those.
     pub unused_size: u64,
+    /// Original blobs, where they are kept.
+    pub blobs: usize,
+    /// Of those.
+    pub blobs_size: u64,
+    /// Blobs that neither a named image nor a container's image leads to.
+    pub unused_blobs: usize,
+    /// Of those.
+    pub unused_blobs_size: u64,
     /// Writable layers of containers.
     pub roots: usize,
     /// Of those, and of the disks of tasks.
@@ -62,7 +70,11 @@ impl Store {
         let rooted = snapshot::owners(layout)?
             .into_iter()
             .map(|(_, manifest)| manifest);
-        let mut used = HashSet::new();
+        let mut used: HashSet<String> = records::all(layout)?
+            .iter()
+            .filter_map(|pulled| Digest::parse(&pulled.top).ok())
+            .map(|index| blobs::path(&index))
+            .collect();
         for manifest in named.iter().cloned().chain(rooted) {
             if let Ok(digest) = Digest::parse(&manifest) {
                 used.extend(stands_on(layout, &digest)?);
@@ -88,6 +100,18 @@ impl Store {
                     usage.unused_layers += 1;
                     usage.unused_size += size;
                 }
+            }
+        }
+        for path in blobs::all(layout)? {
+            let Ok(blob) = layout.directory(&path) else {
+                continue;
+            };
+            let size = size(&blob);
+            usage.blobs += 1;
+            usage.blobs_size += size;
+            if !used.contains(&path) {
+                usage.unused_blobs += 1;
+                usage.unused_blobs_size += size;
             }
         }
         for name in layout.list("roots")? {

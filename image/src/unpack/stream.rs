@@ -1,9 +1,10 @@
 //! The seam between the async download and the blocking unpacker: pieces over a bounded channel, hashed as
 //! they are taken.
 
-use std::io::{self, BufRead, Read};
-use std::sync::Arc;
+use std::fs::File;
+use std::io::{self, BufRead, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
@@ -29,6 +30,7 @@ pub(crate) struct Pieces {
     hasher: Hasher,
     ended: bool,
     taken: Taken,
+    copy: Option<(File, Copying)>,
 }
 
 /// How many bytes came out of a channel, for who looks on from the other end of a decoder.
@@ -41,6 +43,18 @@ impl Taken {
     }
 }
 
+/// How the copying of what is received goes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Copying(Arc<Mutex<Option<io::Error>>>);
+
+impl Copying {
+    /// Why not all that was received could be copied.
+    pub(crate) fn finish(&self) -> io::Result<()> {
+        let mut failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.take().map_or(Ok(()), Err)
+    }
+}
+
 /// A channel for one layer.
 pub(crate) fn channel() -> (mpsc::Sender<Piece>, Pieces) {
     let (sender, receiver) = mpsc::channel(IN_FLIGHT);
@@ -50,6 +64,7 @@ pub(crate) fn channel() -> (mpsc::Sender<Piece>, Pieces) {
         hasher: Hasher::default(),
         ended: false,
         taken: Taken::default(),
+        copy: None,
     };
     (sender, pieces)
 }
@@ -64,6 +79,28 @@ impl Pieces {
             }
             self.consume(len);
         }
+    }
+
+    /// Has what is received written to `file` as well, as it comes. A failure to write ends the copying alone.
+    pub(crate) fn copy_to(&mut self, file: File) -> Copying {
+        let copying = Copying::default();
+        self.copy = Some((file, copying.clone()));
+        copying
+    }
+
+    fn received(&mut self, bytes: Bytes) {
+        self.hasher.update(&bytes);
+        let len = bytes.len() as u64;
+        self.taken.0.fetch_add(len, Ordering::Relaxed);
+        let copied = match &mut self.copy {
+            Some((file, copying)) => file.write_all(&bytes).map_err(|e| (e, copying.clone())),
+            None => Ok(()),
+        };
+        if let Err((error, copying)) = copied {
+            *copying.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            self.copy = None;
+        }
+        self.current = bytes;
     }
 
     /// The count of what is received, kept up to date.
@@ -85,12 +122,7 @@ impl BufRead for Pieces {
                 Err(_) => super::crew::rest(|| self.receiver.blocking_recv()),
             };
             match piece {
-                Some(Piece::Data(bytes)) => {
-                    self.hasher.update(&bytes);
-                    let len = bytes.len() as u64;
-                    self.taken.0.fetch_add(len, Ordering::Relaxed);
-                    self.current = bytes;
-                }
+                Some(Piece::Data(bytes)) => self.received(bytes),
                 Some(Piece::End) => self.ended = true,
                 None => return Err(io::ErrorKind::ConnectionAborted.into()),
             }

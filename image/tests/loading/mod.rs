@@ -31,6 +31,12 @@ impl House {
         loaded.map_err(|e| e.to_string())
     }
 
+    /// [`House::load`] from an async test: it blocks, and a runtime's thread must not.
+    pub fn load_apart(&self, origin: Origin) -> Image {
+        let load = || self.load(origin, &Load::default()).unwrap().remove(0);
+        std::thread::scope(|scope| scope.spawn(load).join().unwrap())
+    }
+
     pub fn file(&self, name: &str, bytes: &[u8]) -> Origin {
         let path = self.dir.path().join(name);
         std::fs::write(&path, bytes).unwrap();

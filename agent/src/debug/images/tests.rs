@@ -3,6 +3,7 @@ use std::path::Path;
 use super::super::tests::Served;
 use super::*;
 use http::StatusCode;
+use longshore_engine::Status;
 use longshore_image::Registries;
 use serde_json::Value;
 
@@ -76,6 +77,15 @@ async fn an_image_is_loaded_by_its_path_listed_named_saved_and_removed() {
         .get("/v1/images/archive?image=a:1&format=docker")
         .await;
     assert!(docker.starts_with("manifest.json"));
+    let exact = "/v1/images/archive?image=a:1&format=exact";
+    let (status, refused) = served.get(exact).await;
+    assert_eq!(status, 400, "{refused}");
+    assert!(refused.contains("original blobs"), "{refused}");
+    served.sources.images.get().unwrap().keep_blobs(true);
+    served.ask("POST", &load, b"").await;
+    let (status, archive) = served.get(exact).await;
+    assert_eq!(status, 200, "{archive}");
+    assert!(archive.starts_with("oci-layout"));
 
     let (status, gone) = served.ask("DELETE", "/v1/images?image=b", b"").await;
     assert_eq!(status, 200, "{gone}");
@@ -126,7 +136,7 @@ async fn what_is_not_there_or_asked_for_wrongly_is_told() {
             "GET",
             "/v1/images/archive?image=a&format=zip",
             400,
-            "use oci or docker",
+            "use oci, exact or docker",
         ),
         ("GET", "/v1/images/pull?image=a", 405, "is not asked for so"),
         (

@@ -1,6 +1,6 @@
 //! Carrying a plan out.
 //!
-//! A removal may be cut off anywhere. Names go first, then the manifest, and layers only after both are gone from
+//! A removal may be cut off anywhere. Names go first, then the manifest, and layers and blobs only after both are gone from
 //! the disk for good, by a rename into `trash/`: a record that is there never leads to a layer that a collection removed. What a
 //! cut-off removal leaves is what no image leads to, and goes next time. No lock is held across a removal.
 
@@ -62,17 +62,11 @@ pub(in crate::store) fn sweep(
     for config in facts.census.configs.difference(&configs) {
         remove(layout, collecting, config, dry_run)?;
     }
-    let layers: BTreeSet<String> = images
-        .iter()
-        .flat_map(|image| image.layer_paths())
-        .collect();
-    let was_an_images: BTreeSet<String> = facts
-        .census
-        .images
-        .iter()
-        .flat_map(Entry::layer_paths)
-        .collect();
-    for path in facts.census.layers.difference(&layers) {
+    let needed: BTreeSet<String> = images.iter().flat_map(|image| image.paths()).collect();
+    let was_an_images: BTreeSet<String> =
+        facts.census.images.iter().flat_map(Entry::paths).collect();
+    let all = facts.census.layers.union(&facts.census.blobs);
+    for path in all.filter(|path| !needed.contains(*path)) {
         let loose = !was_an_images.contains(path);
         if facts.census.under_roots.contains_key(path)
             || (loose && !plan.at_once && is_fresh(layout, path, facts.now))
@@ -81,7 +75,10 @@ pub(in crate::store) fn sweep(
         }
         let bytes = size(path).0;
         if remove(layout, collecting, path, dry_run)? {
-            collected.layers += 1;
+            match facts.census.blobs.contains(path) {
+                true => collected.blobs += 1,
+                false => collected.layers += 1,
+            }
             collected.bytes = collected.bytes.saturating_add(bytes);
         }
     }

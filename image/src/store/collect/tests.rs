@@ -18,6 +18,7 @@ fn image(name: &str, hours: u32, layers: &[u32]) -> Entry {
     let named = |reference: &str| Name {
         reference: reference.to_owned(),
         file: format!("refs/{reference}"),
+        top: String::new(),
     };
     Entry {
         digest: Digest::of(seed.as_bytes()),
@@ -27,6 +28,7 @@ fn image(name: &str, hours: u32, layers: &[u32]) -> Entry {
             .collect(),
         config: Some(Digest::of(b"config")),
         layers: Some(layers.iter().map(|n| layer(*n)).collect()),
+        blobs: Vec::new(),
         last_used: now() - hours * HOUR,
     }
 }

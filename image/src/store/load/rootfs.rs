@@ -75,6 +75,8 @@ fn made_up(layer: Descriptor, diff_id: Digest) -> Result<Unpacked, String> {
     let manifest_digest = Digest::of(&manifest_bytes);
     Ok(Unpacked {
         top: manifest_digest.clone(),
+        index_bytes: None,
+        blobs: vec![layer.digest],
         manifest_digest,
         manifest_bytes,
         config_bytes,

@@ -5,9 +5,10 @@ use super::registry::{Registry, tar_of};
 use super::*;
 use crate::digest::Digest;
 use crate::registry::{Client, Registries};
+use crate::save::Format;
 use crate::store::collect::Prune;
 use crate::store::layout::Layout;
-use crate::store::{Store, layers};
+use crate::store::{Store, blobs, layers};
 
 /// In memory where that can be: a store syncs its whole file system.
 fn room() -> tempfile::TempDir {
@@ -124,11 +125,14 @@ async fn a_pull_that_dies_at_any_step_leaves_nothing_wrong_and_is_done_again() {
 
     let film = Film::of(&path, &room.path().join("frames"));
     let store = open(&path, "first");
+    store.keep_blobs(true);
     store.pull(&reference, |_| {}).await.unwrap();
     assert!(store.settle(PATIENCE), "inventories and all");
     let frames = film.cut();
     let wanted = trees(&store, &path);
     assert_eq!(wanted.len(), 4, "three layers and a seam");
+    let blobs = blobs::all(&store.layout).unwrap();
+    assert_eq!(blobs.len(), 3);
     drop(store);
     for what in [
         "mkdir",
@@ -159,10 +163,19 @@ async fn a_pull_that_dies_at_any_step_leaves_nothing_wrong_and_is_done_again() {
             let report = store.fsck(false, &|_| {}).unwrap();
             assert_eq!(report.damaged, vec![], "{when}");
             whole += usize::from(is_right(&store, &again, &digest, &wanted, &when));
+            store.keep_blobs(true);
             store.pull(&reference, |_| {}).await.unwrap();
             assert!(is_right(&store, &again, &digest, &wanted, &when), "{when}");
             assert!(store.settle(PATIENCE), "{when}");
             assert_eq!(trees(&store, &again), wanted, "{when}");
+            let mut kept = blobs::all(&store.layout).unwrap();
+            kept.sort();
+            let mut all = blobs.clone();
+            all.sort();
+            assert_eq!(kept, all, "{when}");
+            store
+                .save(std::slice::from_ref(&reference), Format::Exact)
+                .unwrap();
             let report = store.fsck(false, &|_| {}).unwrap();
             assert_eq!(
                 (report.damaged, report.unproven),
