@@ -136,10 +136,9 @@ fn the_index_that_an_image_came_from_is_kept_and_leads_to_it_again() {
     let (archive, digests) = saved(&house, "r.io/a:1", Format::Exact).unwrap();
     assert_eq!(digests, [image.manifest_digest.as_str()]);
     let mut entries = tar::Archive::new(archive.as_slice());
-    let entry = entries.entries().unwrap().map(Result::unwrap);
-    let mut entry = entry
-        .filter(|e| e.path().unwrap().ends_with("index.json"))
-        .next()
+    let mut all = entries.entries().unwrap().map(Result::unwrap);
+    let mut entry = all
+        .find(|e| e.path().unwrap().ends_with("index.json"))
         .unwrap();
     let said: Value = serde_json::from_reader(&mut entry).unwrap();
     assert_eq!(said["manifests"][0]["digest"], top["digest"]);
