@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import time
 
+PATIENCE = 600  # seconds that one command may take
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -21,7 +22,12 @@ def run(command, **kwargs):
     """A command's wall time, the CPU time of all its processes, the largest one's resident KiB, and what it said."""
     began = time.monotonic()
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
-    out, err = child.communicate()
+    try:
+        out, err = child.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.communicate()
+        raise Failed(f"{' '.join(command)}: not done after {PATIENCE} s") from None
     seconds = time.monotonic() - began
     if child.returncode:
         raise Failed(f"{' '.join(command)}: {err.decode()[-2000:]}")
@@ -55,12 +61,12 @@ class Bench:
         folder = f"{self.disk}/{name}"
         subprocess.run(["rm", "-rf", "--one-file-system", folder], check=True)
         os.mkdir(folder)
-        os.sync()
+        subprocess.run(["sync", "-f", self.disk], check=True)
         return folder
 
     def gone(self, folder):
         subprocess.run(["rm", "-rf", "--one-file-system", folder], check=True)
-        os.sync()
+        subprocess.run(["sync", "-f", self.disk], check=True)
 
     def note(self, row, **figures):
         for name, value in figures.items():
@@ -79,16 +85,18 @@ class Bench:
             words += ("--insecure", host)
         command = [f"{self.asked.examples}/pull", f"{folder}/store", self.reference(image, host), *words]
         said = json.loads(run(command)[1])
-        self.note(row, seconds=said["seconds"], cpu=said["cpu"], added_mib=said["added_kib"] / 1024)
+        added, allowed = said["added_kib"] / 1024, 32 + 4 * said["in_flight"]
+        self.note(row, seconds=said["seconds"], cpu=said["cpu"], added_mib=added, of_allowed=added / allowed,
+                  gap_ms=said["gap_ms"])
         self.gone(folder)
 
     def containerd(self, row, image, program="containerd", ctr="ctr", config="", host=None):
         folder = self.fresh("containerd")
-        socket = f"{self.asked.work}/containerd.sock"
+        socket = f"{self.asked.short}/containerd.sock"
         with open(f"{folder}/config.toml", "w") as file:
             file.write(config)
         command = [program, "--config", f"{folder}/config.toml", "--root", f"{folder}/root", "--state",
-                   f"{self.asked.work}/containerd.state", "--address", socket]
+                   f"{self.asked.short}/containerd", "--address", socket]
         with open(f"{self.asked.work}/containerd.log", "wb") as log:
             daemon = subprocess.Popen(command, stdout=log, stderr=log)
         try:
@@ -106,7 +114,7 @@ class Bench:
         finally:
             daemon.send_signal(signal.SIGTERM)
             daemon.wait()
-            shutil.rmtree(f"{self.asked.work}/containerd.state", ignore_errors=True)
+            shutil.rmtree(f"{self.asked.short}/containerd", ignore_errors=True)
         self.gone(folder)
 
     def containerd_1(self, row, image, **more):
@@ -121,10 +129,10 @@ class Bench:
     def podman(self, row, image):
         folder = self.fresh("podman")
         before = children()
-        seconds, _ = run(["podman", "--root", f"{folder}/root", "--runroot", f"{self.asked.work}/podman.run",
+        seconds, _ = run(["podman", "--root", f"{folder}/root", "--runroot", f"{self.asked.short}/podman",
                           "--storage-driver", "overlay", "pull", "--quiet", "--tls-verify=false", self.reference(image)])
         self.note(row, seconds=seconds, cpu=children() - before)
-        shutil.rmtree(f"{self.asked.work}/podman.run", ignore_errors=True)
+        shutil.rmtree(f"{self.asked.short}/podman", ignore_errors=True)
         self.gone(folder)
 
     def floor(self, row, image):
@@ -154,7 +162,7 @@ class Bench:
     def round(self):
         self.longshore("Longshore", "six")
         self.containerd_1("containerd 1.6", "six")
-        self.longshore("Longshore, synced before the answer", "six", "--synced")
+        self.longshore("Longshore, blobs kept, synced", "six", "--keep-blobs", "--synced")
         if self.asked.containerd2:
             self.containerd_2("containerd 2, two unpacks", "six")
         self.podman("podman", "six")
@@ -165,6 +173,7 @@ class Bench:
         self.longshore("Longshore, zstd", "zstd")
         self.containerd_1("containerd 1.6, zstd", "zstd")
         self.longshore("Longshore, warm", "six", "--warm")
+        self.longshore("Longshore, beside a removal", "six", "--beside-removal", self.reference("many"))
         if self.asked.far:
             self.longshore("Longshore, 1 Gbit/s", "six", host=self.asked.far)
             self.wire("1 Gbit/s wire", "six", self.asked.far)
@@ -175,18 +184,18 @@ class Bench:
         return statistics.median(values) if values else None
 
     def report(self):
-        print(f"\n{'':38} {'median s':>9} {'min':>8} {'max':>8} {'CPU-s':>7} {'MiB added':>10}")
+        print(f"\n{'':38} {'median s':>9} {'min':>8} {'max':>8} {'CPU-s':>7} {'MiB added':>10} {'gap ms':>7}")
         for row, figures in self.figures.items():
             seconds = figures["seconds"]
-            more = [self.median(row, figure) for figure in ("cpu", "added_mib")]
-            cpu, added = ("" if value is None else f"{value:.2f}" for value in more)
-            print(f"{row:38} {statistics.median(seconds):9.3f} {min(seconds):8.3f} {max(seconds):8.3f} {cpu:>7} {added:>10}")
+            more = [self.median(row, figure) for figure in ("cpu", "added_mib", "gap_ms")]
+            cpu, added, gap = ("" if value is None else f"{value:.2f}" for value in more)
+            print(f"{row:38} {statistics.median(seconds):9.3f} {min(seconds):8.3f} {max(seconds):8.3f} {cpu:>7} {added:>10} {gap:>7}")
         steps = self.figures["floor"]
         shown = ", ".join(f"{name} {statistics.median(steps[name]):.2f}" for name in steps if name not in ("seconds", "cpu"))
         print(f"\nThe floor's steps, one thread each: {shown}\n")
         for what, row, against in [
             ("cold / containerd 1.6", "Longshore", "containerd 1.6"),
-            ("synced / containerd 1.6", "Longshore, synced before the answer", "containerd 1.6"),
+            ("blobs kept, synced / containerd 1.6", "Longshore, blobs kept, synced", "containerd 1.6"),
             ("cold / containerd 2", "Longshore", "containerd 2, two unpacks"),
             ("cold / podman", "Longshore", "podman"),
             ("cold / floor", "Longshore", "floor"),
@@ -198,12 +207,16 @@ class Bench:
             one, other = self.median(row), self.median(against)
             if one and other:
                 print(f"{what:38} {one / other:.3f}")
+        allowed = [share for figures in self.figures.values() for share in figures.get("of_allowed", [])]
+        print(f"{'largest memory / (32 MiB + 4 a layer)':38} {max(allowed):.3f}")
+        alone, beside = (self.median(row, "gap_ms") for row in ("Longshore", "Longshore, beside a removal"))
+        print(f"{'longest gap: alone, beside a removal':38} {alone:.0f} ms, {beside:.0f} ms")
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=int, required=True)
-    for name in ("work", "near", "images", "examples"):
+    for name in ("work", "short", "near", "images", "examples"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--far")
     parser.add_argument("--containerd2")

@@ -1,6 +1,7 @@
 """The image of `scripts/bench pull`, made from Debian's packages: six layers, a single-layer twin and a zstd twin.
 
-  image.py ROOT CACHE      ROOT: folders l1 to l5, the upper directories of an overlay stack; CACHE/images gets OCI layouts
+  image.py ROOT CACHE        ROOT: folders l1 to l5, the upper directories of an overlay stack; CACHE/images gets OCI layouts
+  image.py --many ROOT CACHE CACHE/many becomes the layout of an image of a hundred layers, each of three hundred small files
 
 Layers 1 to 5 are what an overlay mount left in its upper directory, with overlayfs's marks turned into those of a layer. The
 sixth is made here: bytes that do not compress, twenty thousand small files, and one of each rarity.
@@ -217,7 +218,23 @@ def layout(layers, how, to):
         json.dump({"imageLayoutVersion": "1.0.0"}, file)
 
 
+def many(root, cache):
+    layers = [f"{root}/many-{number:03}.tar" for number in range(100)]
+    for number, layer in enumerate(layers):
+        with tarfile.open(layer, "w") as tar:
+            for file in range(300):
+                info = tarfile.TarInfo(f"{number}-{file}")
+                info.size = len(info.name)
+                tar.addfile(info, io.BytesIO(info.name.encode()))
+    made = f"{cache}/many.new"
+    shutil.rmtree(made, ignore_errors=True)
+    layout(layers, GZIP, made)
+    os.rename(made, f"{cache}/many")
+
+
 def main():
+    if sys.argv[1] == "--many":
+        return many(*sys.argv[2:])
     root, cache = sys.argv[1:]
     layers = [f"{root}/{number}.tar" for number in range(1, 7)]
     for number in range(1, 6):
