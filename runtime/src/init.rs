@@ -38,7 +38,8 @@ use crate::classic;
 use crate::error::Context;
 use crate::launch::{Door, Root};
 use crate::plan::{
-    CapabilitySets, Environment, Groups, Hook, HookKind, Plan, RootChange, Step, Terminal,
+    CapabilitySets, Environment, Groups, Hook, HookKind, Namespace, Plan, RootChange, Step,
+    Terminal,
 };
 use crate::seccomp::{self, Filter, Handover};
 
@@ -51,12 +52,16 @@ pub(crate) use program::explain;
 pub(crate) use sources::Sources;
 pub(crate) use talk::{FromInit, Talk, ToInit};
 
-/// Walks the plan. Only ever called in the child of clone3.
-pub(crate) fn run(plan: &Plan, descriptors: Option<Descriptors>) -> ! {
+/// Walks the plan. Only ever called in the child of clone3. `tell`: its parent waits to hear of its birth.
+pub(crate) fn run(plan: &Plan, descriptors: Option<Descriptors>, tell: bool) -> ! {
     let walk = AssertUnwindSafe(|| {
         let Some(descriptors) = descriptors else {
             return;
         };
+        if tell {
+            // A parent that is gone is noticed where its next word is awaited.
+            descriptors.talk.send(&FromInit::Born).ok();
+        }
         let mut walk = Walk::new(descriptors);
         if let Err(errno) = classic::settle() {
             let error = StepError::io("open", "/proc", errno);
@@ -66,7 +71,10 @@ pub(crate) fn run(plan: &Plan, descriptors: Option<Descriptors>) -> ! {
         }
         walk.state = plan.state.clone();
         let failed = if plan.stage.is_empty() {
-            walk.run(plan)
+            // Nobody else made it (`launch::first`), and there is time until the group is there.
+            let network = plan.clone.contains(&Namespace::Network);
+            let made = network.then(namespace::new_network).transpose();
+            made.err().unwrap_or_else(|| walk.run(plan))
         } else {
             stage::run(&mut walk, plan)
         };
@@ -88,8 +96,6 @@ const LISTENER: &str = "seccomp listener";
 struct Walk {
     /// With the parent, later with whoever says `start`. None once given to execve.
     talk: Option<Talk>,
-    /// Empty once they were passed.
-    gates: Vec<Gate>,
     /// None once somebody came through it.
     door: Option<Door>,
     /// None once they are standard input, output and error.
@@ -134,7 +140,6 @@ impl Walk {
         let Descriptors {
             stdio,
             talk,
-            gates,
             root,
             container,
             preserved,
@@ -143,7 +148,6 @@ impl Walk {
         } = descriptors;
         Walk {
             talk: Some(talk),
-            gates,
             door: Some(door),
             stdio: Some(stdio),
             host_root: root,
@@ -192,8 +196,14 @@ impl Walk {
             )
             .context("set", "undumpable"),
             Step::EnterCgroup => {
-                self.expect(&ToInit::Proceed)?;
-                self.gates.drain(..).try_for_each(Gate::pass)
+                let (heard, files) = self.hear_with()?;
+                match heard {
+                    ToInit::Enter(paths) if paths.len() == files.len() => {
+                        let mut gates = files.into_iter().zip(paths);
+                        gates.try_for_each(|(file, path)| Gate::of_parts(file, path.into()).pass())
+                    }
+                    _ => Err(unexpected()),
+                }
             }
             Step::AwaitEnvironment => {
                 self.talk()?
@@ -403,19 +413,16 @@ impl Walk {
     }
 
     fn expect(&self, message: &ToInit) -> Result<(), StepError> {
-        match self
-            .talk()?
-            .receive::<ToInit>()
-            .context("hear from", "its parent")?
-        {
-            Some(heard) if heard == *message => Ok(()),
-            Some(_) => Err(StepError::refused(
-                "hear from",
-                "its parent",
-                "an unexpected message",
-            )),
-            None => Err(StepError::refused("hear from", "its parent", "it is gone")),
+        match self.hear_with()? {
+            (heard, _) if heard == *message => Ok(()),
+            _ => Err(unexpected()),
         }
+    }
+
+    fn hear_with(&self) -> Result<(ToInit, Vec<OwnedFd>), StepError> {
+        let heard = self.talk()?.receive_all();
+        let gone = || StepError::refused("hear from", "its parent", "it is gone");
+        heard.context("hear from", "its parent")?.ok_or_else(gone)
     }
 
     /// From the moment it is in force until its listener has been handed over there may be no call that it asks about.
@@ -545,6 +552,10 @@ fn strings(texts: impl Iterator<Item = String>) -> Result<Vec<CString>, StepErro
             "an argument or environment entry holds a NUL byte",
         )
     })
+}
+
+fn unexpected() -> StepError {
+    StepError::refused("hear from", "its parent", "an unexpected message")
 }
 
 fn out_of_order(step: &str, subject: &Path) -> StepError {

@@ -1,12 +1,13 @@
 //! The parent's side of a creation: from a plan to an init that waits before execve.
 //!
 //! Whoever wants a container's first process (the monitor for the agent, the commands `create` and `run`) fills
-//! in a [`NewInit`] and calls [`NewInit::launch`]. The caller has made and limited the cgroup before; on error no
-//! process of ours is left, and what else was made is the caller's to undo. `init::talk` draws the protocol.
+//! in a [`NewInit`] and calls [`NewInit::launch`]. On error no process of ours is left, and what else was made is the
+//! caller's to undo. `init::talk` draws the protocol.
 //!
 //! ```text
-//!   caller: record, cgroup, limits
-//!     launch: gates (v1) ─▶ clone3 ─▶ admit (systemd) ─▶ id maps ─▶ hooks, when init asks ─▶ Ready
+//!   caller: record
+//!     launch: cgroup, limits (v2) ─▶ clone3 ─▶ cgroup, limits (v1) ─▶ admit (systemd) ─▶ id maps ─▶ gates (v1)
+//!             ─▶ hooks, when init asks ─▶ Ready
 //!             (the stage, if the plan has one, comes first and enters the group; init is born where it is)
 //!   caller: record the pid
 //!     Door::Parent:   Init::start               (the monitor, `run`)
@@ -41,6 +42,9 @@ use crate::plan::{Namespace, Plan};
 pub(crate) use door::{Door, NotStarted, killed, start};
 pub(crate) use root::Root;
 
+/// Makes and limits the container's group.
+pub(crate) type Prepare<'a> = dyn FnMut() -> Result<(), StepError> + 'a;
+
 /// What happens in the host's view once the container's namespaces exist and before its root does: hooks,
 /// network devices. It gets init's pid.
 pub(crate) type Environment<'a> = dyn FnMut(u32) -> Result<(), StepError> + 'a;
@@ -50,6 +54,9 @@ pub(crate) struct NewInit<'a> {
     pub(crate) plan: &'a Plan,
     /// Where the first child is admitted.
     pub(crate) admission: Admission<'a>,
+    /// Called once: before the clone where the first child is born in its group; otherwise while that child makes its
+    /// network namespace, which takes as long.
+    pub(crate) prepare: &'a mut Prepare<'a>,
     /// None: the root of the namespace that the plan joins.
     pub(crate) root: Option<Root>,
     /// A pidfd of the container's first process, if namespaces of it are joined.
@@ -69,7 +76,7 @@ pub(crate) struct NewInit<'a> {
 /// How the first child comes into its cgroup.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Admission<'a> {
-    /// The container's first process; the group has been prepared.
+    /// The container's first process.
     First(&'a ContainerGroup),
     /// One more process of a container that runs.
     Join(&'a Entrance),
@@ -91,6 +98,7 @@ impl NewInit<'_> {
         let NewInit {
             plan,
             admission,
+            prepare,
             root,
             container,
             stdio,
@@ -99,15 +107,19 @@ impl NewInit<'_> {
             environment,
             interrupt,
         } = self;
+        let later = match admission {
+            Admission::First(group) if group.is_entered() => Some(prepare),
+            _ => prepare().map(|()| None)?,
+        };
         let (ours, theirs) = Talk::pair().context("make", "socket pair")?;
         let mut sources = Sources::open(&plan.opened)?;
         if let Admission::First(group) = admission {
             sources.tell_places(group.places());
         }
         user::own_pipes(plan, &stdio)?;
-        let (directory, gates) = match admission {
-            Admission::First(group) => (group.clone_fd()?, group.gates()?),
-            Admission::Join(entrance) => (entrance.clone_fd()?, entrance.gates()?),
+        let directory = match admission {
+            Admission::First(group) => group.clone_fd()?,
+            Admission::Join(entrance) => entrance.clone_fd()?,
         };
         let forked = clone3(&first(plan), directory.as_ref().map(AsFd::as_fd));
         match forked.map_err(not_cloned)? {
@@ -119,8 +131,14 @@ impl NewInit<'_> {
                     terminal: None,
                 };
                 // The child holds the only other end: if it dies, its parent hears end of file.
-                drop((theirs, gates));
-                match init.bring_up(plan, admission, environment, interrupt) {
+                drop(theirs);
+                let prepared = match later {
+                    Some(prepare) => init.hear_birth().and_then(|()| prepare()),
+                    None => Ok(()),
+                };
+                let brought =
+                    prepared.and_then(|()| init.bring_up(plan, admission, environment, interrupt));
+                match brought {
                     Ok(()) => Ok(init),
                     Err(error) => {
                         init.end();
@@ -135,15 +153,15 @@ impl NewInit<'_> {
                     stdio,
                     preserved,
                     talk: theirs,
-                    gates,
                     root,
                     container,
                     sources,
                     door,
                 }
                 .pack();
-                live_with::<(&Plan, Shape)>(kept, &(plan, shape), |kept, (plan, shape)| {
-                    init::run(plan, Descriptors::unpack(kept, shape))
+                let told = (plan, shape, later.is_some());
+                live_with::<(&Plan, Shape, bool)>(kept, &told, |kept, (plan, shape, tell)| {
+                    init::run(plan, Descriptors::unpack(kept, shape), *tell)
                 })
             }
         }
@@ -151,6 +169,15 @@ impl NewInit<'_> {
 }
 
 impl Init {
+    /// The kernel may leave a new child on its parent's processor for as long as the parent has something to do, though
+    /// another one is idle. Whoever sleeps and is woken by the child goes on beside it.
+    fn hear_birth(&self) -> Result<(), StepError> {
+        match self.hear()? {
+            Some(FromInit::Born) => Ok(()),
+            other => Err(ended(other)),
+        }
+    }
+
     fn bring_up(
         &mut self,
         plan: &Plan,
@@ -158,17 +185,25 @@ impl Init {
         environment: &mut Environment<'_>,
         interrupt: Option<&Interrupt>,
     ) -> Result<(), StepError> {
-        // v2: the child was born in its group. v1: it enters as soon as it may proceed. It waits for systemd.
-        match admission {
-            Admission::First(group) => group.admit(self.pid, plan.resources.as_ref())?,
-            Admission::Join(entrance) => entrance.admit(self.pid)?,
-        }
+        // v2: the child was born in its group. v1: it enters as soon as it is told. It waits for systemd.
+        let gates = match admission {
+            Admission::First(group) => {
+                group.admit(self.pid, plan.resources.as_ref())?;
+                group.gates()?
+            }
+            Admission::Join(entrance) => {
+                entrance.admit(self.pid)?;
+                entrance.gates()?
+            }
+        };
         let staged = !plan.stage.is_empty();
         let user = |of_stage: bool| plan.user.as_ref().filter(|user| user.of_stage == of_stage);
         if let Some(user) = user(staged) {
             user::settle(self.pid, user)?;
         }
-        self.proceed();
+        self.talk.send_gates(gates)?;
+        // The child has closed its copy by now.
+        longshore_sys::start::let_go();
         if staged {
             self.become_sibling()?;
             if let Some(user) = user(false) {
@@ -321,10 +356,15 @@ impl std::fmt::Debug for NewInit<'_> {
     }
 }
 
-/// The namespaces of the parent's own child: init's, or of a stage at most the user namespace.
+/// The namespaces of the parent's own child: init's, or of a stage at most the user namespace. Of init's the network
+/// namespace is absent: init unshares it while its parent makes the group.
 fn first(plan: &Plan) -> Vec<CloneNamespace> {
     match plan.stage.is_empty() {
-        true => cloned(&plan.clone, true),
+        true => {
+            let mut cloned = cloned(&plan.clone, true);
+            cloned.retain(|one| *one != CloneNamespace::Network);
+            cloned
+        }
         false if plan.user.as_ref().is_some_and(|user| user.of_stage) => {
             vec![CloneNamespace::User]
         }

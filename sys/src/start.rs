@@ -10,6 +10,8 @@
 //! system calls are made by hand, texts are compared byte by byte, and no table of texts exists.
 
 use core::arch::naked_asm;
+use core::sync::atomic::{AtomicI32, Ordering};
+use std::os::fd::{FromRawFd, OwnedFd};
 
 mod raw;
 mod seat;
@@ -121,7 +123,11 @@ fn execute_sealed(argv: *const *const u8, environ: *const *const u8) {
             libc::SYS_mount_setattr,
             [clone, empty, by_descriptor, attributes, size, 0],
         );
-        if sealed == 0 && !seat::change(clone, argv, environ) {
+        if sealed == 0 && seat::change(clone, argv, environ) {
+            HELD.store(clone as i32, Ordering::Relaxed);
+            return;
+        }
+        if sealed == 0 {
             let (argv, environ) = (argv as usize, environ as usize);
             call(
                 libc::SYS_execveat,
@@ -131,6 +137,20 @@ fn execute_sealed(argv: *const *const u8, environ: *const *const u8) {
         call(libc::SYS_close, [clone, 0, 0, 0, 0, 0]);
     }
 }
+
+/// Gives back the clone that this program became, which is only still open because its end takes time: the kernel lets
+/// a grace period pass before a mount that was attached nowhere is gone (synchronize_rcu_expedited). So it is closed
+/// where the process would wait anyway, and if it never does, by its end. The program stays what it is.
+pub fn let_go() {
+    let held = HELD.swap(-1, Ordering::Relaxed);
+    if held >= 0 {
+        // SAFETY: the descriptor was opened here, and nobody else knows of it.
+        drop(unsafe { OwnedFd::from_raw_fd(held) });
+    }
+}
+
+/// Close-on-exec, as no caller's descriptor that is to be kept may be. -1: none.
+static HELD: AtomicI32 = AtomicI32::new(-1);
 
 /// linux/mount.h
 const OPEN_TREE_CLONE: i32 = 1;

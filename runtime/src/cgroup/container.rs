@@ -1,7 +1,8 @@
 //! A container's group by its driver: what creation, `exec`, `kill`, `delete` and the monitor call.
 //!
 //! ```text
-//!   open ─▶ refuse_occupied ─▶ (record the location) ─▶ prepare ─▶ gates, clone3(clone_fd) ─▶ admit ─▶ Proceed
+//!   open ─▶ refuse_occupied ─▶ (record the location) ─▶ prepare ─▶ clone3(clone_fd) ─▶ admit ─▶ Enter
+//!                                                       clone3 ─▶ prepare ─▶ gates ─▶ Enter      (is_entered)
 //!                                                                     delete: kill ─▶ remove
 //! ```
 //! Under cgroupfs `prepare` makes the group and writes the limits, the process is born in it on v2
@@ -89,7 +90,13 @@ impl ContainerGroup {
         Err(refused("make cgroup", group.path(), cause))
     }
 
-    /// Before the clone: makes the group and writes its limits, where that needs no process.
+    /// Whether the container's first process moves itself in by `gates`. Then it may be there before its group is.
+    pub(crate) fn is_entered(&self) -> bool {
+        let by_hand = matches!(self.location, Location::Path { .. });
+        by_hand && self.group.as_ref().is_some_and(|group| !group.is_v2())
+    }
+
+    /// Makes the group and writes its limits, where that needs no process: before the clone, if the process is born in it.
     pub fn prepare(&self, resources: Option<&LinuxResources>) -> Result<(), StepError> {
         match (&self.location, &self.group) {
             (Location::Path { optional, .. }, Some(group)) => {
@@ -147,7 +154,7 @@ impl ContainerGroup {
         }
     }
 
-    /// By which the container's first process moves itself in, once it is told to proceed. Empty where it is born in
+    /// By which the container's first process moves itself in, once it is told to. Empty where it is born in
     /// its group or enters by `admit`.
     pub(crate) fn gates(&self) -> Result<Vec<Gate>, StepError> {
         match (&self.location, &self.group) {

@@ -123,7 +123,7 @@ impl Entrance {
         }
     }
 
-    /// By which the process moves itself in, once it is told to proceed.
+    /// By which the process moves itself in, once it is told to.
     pub(crate) fn gates(&self) -> Result<Vec<Gate>, StepError> {
         if self.born || self.unit.is_some() {
             return Ok(Vec::new());

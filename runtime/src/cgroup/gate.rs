@@ -58,7 +58,7 @@ impl Gate {
     }
 
     /// As it came out of `into_parts`.
-    pub(crate) fn from_parts(file: OwnedFd, path: PathBuf) -> Gate {
+    pub(crate) fn of_parts(file: OwnedFd, path: PathBuf) -> Gate {
         Gate { file, path }
     }
 

@@ -336,11 +336,13 @@ impl Making<'_> {
         if self.supervised {
             notify::make_directory(self.directory.as_fd())?;
         }
-        self.group.prepare(self.plan.resources.as_ref())?;
-        self.refuse_to_lose_processes()?;
         let new = NewInit {
             plan: self.plan,
             admission: Admission::First(self.group),
+            prepare: &mut || {
+                self.group.prepare(self.plan.resources.as_ref())?;
+                self.refuse_to_lose_processes()
+            },
             root: Some(launch::Root::at(&self.record.rootfs)?),
             container: None,
             stdio: stdio::own(self.plan)?,

@@ -222,6 +222,7 @@ fn launch(
     let new = NewInit {
         plan,
         admission: Admission::Join(&entrance),
+        prepare: &mut || Ok(()),
         root: match host_mounts {
             true => Some(root_of(&first)?.ok_or_else(gone)?),
             false => None,

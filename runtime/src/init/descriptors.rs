@@ -7,7 +7,6 @@ use longshore_sys::Preserved;
 
 use super::sources::{Sources, SourcesShape};
 use super::talk::Talk;
-use crate::cgroup::Gate;
 use crate::launch::{Door, Root};
 
 /// What init gets from its parent.
@@ -19,8 +18,6 @@ pub(crate) struct Descriptors {
     pub(crate) preserved: Vec<Preserved>,
     /// Init's end of the talk with its parent.
     pub(crate) talk: Talk,
-    /// By which it enters its cgroup, unless it was born there.
-    pub(crate) gates: Vec<Gate>,
     /// The container's root. None: the one of the namespace that is joined.
     pub(crate) root: Option<Root>,
     /// The container's first process, whose namespaces are joined.
@@ -34,8 +31,6 @@ pub(crate) struct Descriptors {
 /// Which of them there are; all else in the child is closed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
-    /// Their paths.
-    gates: Vec<PathBuf>,
     root: RootShape,
     container: bool,
     listener: bool,
@@ -55,9 +50,6 @@ impl Descriptors {
     pub(crate) fn pack(self) -> (Vec<OwnedFd>, Shape) {
         let mut kept = Vec::from(self.stdio);
         kept.push(self.talk.into_fd());
-        let (files, gates): (Vec<OwnedFd>, _) =
-            self.gates.into_iter().map(Gate::into_parts).unzip();
-        kept.extend(files);
         let root = match self.root {
             Some(Root::Mount(mount)) => {
                 kept.push(mount);
@@ -73,7 +65,6 @@ impl Descriptors {
             Door::Listener(listener) => Some(listener),
         };
         let shape = Shape {
-            gates,
             root,
             container: self.container.is_some(),
             listener: listener.is_some(),
@@ -91,11 +82,6 @@ impl Descriptors {
         let mut kept = kept.into_iter();
         let stdio = [kept.next()?, kept.next()?, kept.next()?];
         let talk = Talk::from_fd(kept.next()?);
-        let paths = shape.gates.iter();
-        let gates: Option<Vec<Gate>> = paths
-            .map(|path| Some(Gate::from_parts(kept.next()?, path.clone())))
-            .collect();
-        let gates = gates?;
         let root = match &shape.root {
             RootShape::None => None,
             RootShape::Mount => Some(Root::Mount(kept.next()?)),
@@ -120,7 +106,6 @@ impl Descriptors {
             stdio,
             preserved,
             talk,
-            gates,
             root,
             container,
             sources,
@@ -145,9 +130,6 @@ mod tests {
             let given = Descriptors {
                 stdio: [null(), null(), null()],
                 talk: Talk::from_fd(null()),
-                gates: (0..2 * preserved)
-                    .map(|nth| Gate::from_parts(null(), format!("/{nth}").into()))
-                    .collect(),
                 root: there.then(|| Root::Mount(null())),
                 container: there.then(null),
                 sources: Sources::default(),

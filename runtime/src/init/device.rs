@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use longshore_sys::MountAttributes;
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
@@ -33,8 +33,8 @@ pub(super) fn node(place: &Place<'_>, device: &DeviceNode) -> Result<(), StepErr
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let found = rustix::fs::openat(directory, name, flags, Mode::empty())
         .context("open device", &subject)?;
-    prove(&found, device)?;
-    if !made {
+    let stat = prove(&found, device)?;
+    if !made || (stat.st_uid, stat.st_gid) == (device.uid, device.gid) {
         return Ok(());
     }
     own(&found, device).context("own device", &subject)
@@ -65,16 +65,16 @@ fn number(device: &DeviceNode) -> u64 {
     }
 }
 
-fn is(file: &OwnedFd, device: &DeviceNode) -> Result<bool, Errno> {
-    let stat = rustix::fs::fstat(file)?;
+fn is(stat: &Stat, device: &DeviceNode) -> bool {
     let same = device.kind == DeviceKind::Fifo || stat.st_rdev == number(device);
-    Ok(FileType::from_raw_mode(stat.st_mode) == kind(device) && same)
+    FileType::from_raw_mode(stat.st_mode) == kind(device) && same
 }
 
-fn prove(file: &OwnedFd, device: &DeviceNode) -> Result<(), StepError> {
+fn prove(file: &OwnedFd, device: &DeviceNode) -> Result<Stat, StepError> {
     let (step, subject) = ("make device", device.path.display());
-    match is(file, device).context(step, &subject)? {
-        true => Ok(()),
+    let stat = rustix::fs::fstat(file).context(step, &subject)?;
+    match is(&stat, device) {
+        true => Ok(stat),
         false => Err(StepError::refused(
             step,
             subject,
@@ -87,7 +87,7 @@ fn prove(file: &OwnedFd, device: &DeviceNode) -> Result<(), StepError> {
 pub(super) fn find(root: BorrowedFd<'_>, device: &DeviceNode) -> Result<(), StepError> {
     let subject = device.path.display();
     let found = resolve::open(root, &device.path).context("find device", subject)?;
-    prove(&found, device)
+    prove(&found, device).map(drop)
 }
 
 /// A node is about to be made in the image's own /dev: a symlink there could lead anywhere in the image, and what
@@ -149,7 +149,8 @@ pub(super) fn make_nodes(devices: &[DeviceNode]) -> Result<Nodes, StepError> {
 pub(super) fn open_node(device: &DeviceNode) -> Result<OwnedFd, StepError> {
     let (step, subject) = ("open device", device.path.display());
     let clone = clone_path(&device.path, false, true).context(step, &subject)?;
-    match is(&clone, device).context(step, &subject)? {
+    let stat = rustix::fs::fstat(&clone).context(step, &subject)?;
+    match is(&stat, device) {
         true => Ok(clone),
         false => {
             let cause = "the host has another device there, and a user namespace cannot make one";
@@ -261,9 +262,14 @@ fn is_null(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
 /// Makes a symlink; what is in its place is removed first, unless it is a directory.
 pub(super) fn link(place: &Place<'_>, target: &OsStr) -> Result<(), StepError> {
     let (directory, name) = (&place.directory, place.name);
-    match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => {}
-        Err(errno) => return Err(StepError::io("replace", place.path.display(), errno)),
-    }
-    rustix::fs::symlinkat(target, directory, name).context("make link", place.path.display())
+    let link = || rustix::fs::symlinkat(target, directory, name);
+    let made = match link() {
+        Err(Errno::EXIST) => {
+            rustix::fs::unlinkat(directory, name, AtFlags::empty())
+                .context("replace", place.path.display())?;
+            link()
+        }
+        other => other,
+    };
+    made.context("make link", place.path.display())
 }

@@ -123,6 +123,11 @@ fn flag(namespace: Namespace) -> CloneFlags {
     }
 }
 
+/// A network namespace for this process.
+pub(super) fn new_network() -> Result<(), StepError> {
+    unshare(flag(Namespace::Network)).context("unshare", "network namespace")
+}
+
 /// A time namespace for the children, its clocks set: the kernel lets nobody set them once somebody is in it.
 pub(super) fn new_time(offsets: &TimeOffsets) -> Result<(), StepError> {
     unshare(flag(Namespace::Time)).context("unshare", "time namespace")?;

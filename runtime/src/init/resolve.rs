@@ -63,9 +63,18 @@ pub(super) fn open_or_make(
     missing: Missing,
 ) -> Result<OwnedFd, Errno> {
     match open(root, path) {
-        Err(Errno::NOENT) => Walk::new(root, path)?.run(missing),
+        Err(Errno::NOENT) => make_missing(root, path, missing),
         other => other,
     }
+}
+
+/// As [`open_or_make`], where [`open`] has just found nothing.
+pub(super) fn make_missing(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    missing: Missing,
+) -> Result<OwnedFd, Errno> {
+    Walk::new(root, path)?.run(missing)
 }
 
 /// As [`open_or_make`], but a symlink at the end is what is meant.
@@ -148,8 +157,11 @@ pub(super) fn parent<'a>(
     path: &'a Path,
 ) -> Result<(OwnedFd, &'a OsStr), Errno> {
     let name = path.file_name().ok_or(Errno::INVAL)?;
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    Ok((open_or_make(root, directory, Missing::Directory)?, name))
+    let directory = match path.parent() {
+        Some(none) if none.as_os_str().is_empty() => rustix::io::fcntl_dupfd_cloexec(root, 0)?,
+        other => open_or_make(root, other.unwrap_or(Path::new("/")), Missing::Directory)?,
+    };
+    Ok((directory, name))
 }
 
 /// A walk one component at a time, where something may have to be made on the way. Symlinks are read and

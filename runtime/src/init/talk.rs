@@ -3,7 +3,9 @@
 //! ```text
 //!   parent                                 init
 //!      │  clone3                             │
-//!      │ ── Proceed (mapped) ──────────────▶ │  enters its cgroup, walks the steps
+//!      │ ◀─────────────────── Born, if asked │  makes its network namespace
+//!      │  makes the group                    │
+//!      │ ── Enter (mapped) + gates ────────▶ │  enters its cgroup, walks the steps
 //!      │ ◀──────────── Environment, if asked │  namespaces are there, the root is not
 //!      │ ── Proceed (hooks have run) ──────▶ │  walks on
 //!      │ ◀─────── Terminal + its master, if asked │
@@ -26,7 +28,7 @@
 //! ```text
 //!   parent                  stage                        init
 //!      │  clone3              │                            │
-//!      │ ── Proceed ────────▶ │  walks the stage's steps   │
+//!      │ ── Enter + gates ──▶ │  walks the stage's steps   │
 //!      │ ◀─── Failed(error) ─ │  ... and ends; or          │
 //!      │                      │  clone3, CLONE_PARENT      │
 //!      │ ◀────── Cloned(pid) ─│  ends                      │
@@ -40,6 +42,7 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, sendmmsg};
 use rustix::io::Errno;
@@ -50,13 +53,18 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use crate::StepError;
+use crate::cgroup::Gate;
 use crate::seccomp::Handover;
 
 /// A message is one packet; a step error is far smaller.
 const PACKET_MAX: usize = 64 * 1024;
+/// Room for as many descriptors as one message may carry: SCM_MAX_FD of unix(7).
+const RIGHTS: usize = rustix::cmsg_space!(ScmRights(253));
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ToInit {
+    /// Enter your group, if you were not born there: the files of these paths come with this message.
+    Enter(Vec<String>),
     /// The awaited thing was done.
     Proceed,
     /// Go on to execve.
@@ -67,6 +75,8 @@ pub(crate) enum ToInit {
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum FromInit {
+    /// It runs, and holds nothing of its parent's but what it was given.
+    Born,
     /// From the stage: init is there, as a child of the parent's.
     Cloned(u32),
     /// The namespaces are there; the parent may act on them.
@@ -124,16 +134,38 @@ impl Talk {
         message: &impl Serialize,
         descriptor: BorrowedFd<'_>,
     ) -> Result<(), Errno> {
+        self.send_all(message, &[descriptor])
+    }
+
+    fn send_all(
+        &self,
+        message: &impl Serialize,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), Errno> {
         let packet = serde_json::to_vec(message).map_err(|_| Errno::INVAL)?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); RIGHTS];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        let descriptors = [descriptor];
-        control.push(SendAncillaryMessage::ScmRights(&descriptors));
+        if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+            return Err(Errno::TOOMANYREFS);
+        }
         let packet = [IoSlice::new(&packet)];
         rustix::io::retry_on_intr(|| {
             rustix::net::sendmsg(&self.0, &packet, &mut control, SendFlags::NOSIGNAL)
         })?;
         Ok(())
+    }
+
+    /// If the child has ended already, what it said is what matters, so an error of the wire is none.
+    pub(crate) fn send_gates(&self, gates: Vec<Gate>) -> Result<(), StepError> {
+        let (files, paths): (Vec<OwnedFd>, Vec<PathBuf>) =
+            gates.into_iter().map(Gate::into_parts).unzip();
+        let paths = paths.iter().map(|path| path.display().to_string());
+        let message = ToInit::Enter(paths.collect());
+        let files: Vec<BorrowedFd<'_>> = files.iter().map(OwnedFd::as_fd).collect();
+        match self.send_all(&message, &files) {
+            Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
+            Err(errno) => Err(StepError::io("send", "ways into cgroups", errno)),
+        }
     }
 
     /// A message that carries a descriptor which is not there yet.
@@ -178,6 +210,14 @@ impl Talk {
     pub(crate) fn receive_with<M: for<'de> Deserialize<'de>>(
         &self,
     ) -> Result<Option<(M, Option<OwnedFd>)>, Errno> {
+        let received = self.receive_all()?;
+        Ok(received.map(|(message, descriptors)| (message, descriptors.into_iter().next())))
+    }
+
+    /// The next message with all descriptors that it carries; None at end of file.
+    pub(crate) fn receive_all<M: for<'de> Deserialize<'de>>(
+        &self,
+    ) -> Result<Option<(M, Vec<OwnedFd>)>, Errno> {
         // A message is a few bytes or, seldom, thousands; room for the largest would be made anew for each.
         let flags = RecvFlags::PEEK | RecvFlags::TRUNC;
         let peek = || rustix::net::recv(&self.0, &mut [0; 0][..], flags);
@@ -188,7 +228,7 @@ impl Talk {
             Err(errno) => return Err(errno),
         };
         let mut packet = vec![0; length.max(1)];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); RIGHTS];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let got = rustix::io::retry_on_intr(|| {
             rustix::net::recvmsg(
@@ -198,10 +238,10 @@ impl Talk {
                 RecvFlags::CMSG_CLOEXEC,
             )
         });
-        let mut descriptor = None;
+        let mut descriptors = Vec::new();
         for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(mut received) = message {
-                descriptor = received.next();
+            if let RecvAncillaryMessage::ScmRights(received) = message {
+                descriptors.extend(received);
             }
         }
         let length = match got {
@@ -214,7 +254,7 @@ impl Talk {
         }
         let packet = packet.get(..length).ok_or(Errno::MSGSIZE)?;
         let message = serde_json::from_slice(packet).map_err(|_| Errno::BADMSG)?;
-        Ok(Some((message, descriptor)))
+        Ok(Some((message, descriptors)))
     }
 
     pub(crate) fn into_fd(self) -> OwnedFd {
@@ -269,5 +309,32 @@ mod tests {
         assert_eq!(rustix::io::read(&read, &mut [0; 2]), Ok(1));
         assert_eq!(ours.receive(), Ok(Some(FromInit::Ready)));
         assert_eq!(ours.receive::<FromInit>(), Ok(None));
+    }
+
+    #[test]
+    fn gates_travel_with_their_paths_in_order() {
+        let (ours, theirs) = Talk::pair().unwrap();
+        let (mut readers, mut gates) = (Vec::new(), Vec::new());
+        for nth in 0..20 {
+            let (read, write) = rustix::pipe::pipe().unwrap();
+            readers.push(read);
+            gates.push(Gate::of_parts(write, format!("/group/{nth}").into()));
+        }
+        ours.send_gates(gates).unwrap();
+        let (heard, files) = theirs.receive_all::<ToInit>().unwrap().unwrap();
+        let paths: Vec<String> = (0..20).map(|nth| format!("/group/{nth}")).collect();
+        assert_eq!(heard, ToInit::Enter(paths));
+        assert_eq!(files.len(), readers.len());
+        for (file, reader) in files.into_iter().zip(readers) {
+            rustix::io::write(&file, b"x").unwrap();
+            drop(file);
+            assert_eq!(rustix::io::read(&reader, &mut [0; 2]), Ok(1));
+            assert_eq!(rustix::io::read(&reader, &mut [0; 2]), Ok(0));
+        }
+        ours.send_gates(Vec::new()).unwrap();
+        let (heard, files) = theirs.receive_all::<ToInit>().unwrap().unwrap();
+        assert_eq!((heard, files.len()), (ToInit::Enter(Vec::new()), 0));
+        drop(theirs);
+        assert_eq!(ours.send_gates(Vec::new()), Ok(()));
     }
 }

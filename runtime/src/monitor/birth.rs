@@ -84,11 +84,6 @@ impl Making<'_> {
         root: OwnedFd,
         state: &mut StateRecord,
     ) -> Result<(Init, Outputs, UnixListener), StepError> {
-        // A container's users may read their own limits, whatever files the agent makes. A monitor has one thread.
-        let before = umask(Mode::from_raw_mode(0o022));
-        let prepared = group.prepare(self.plan.resources.as_ref());
-        umask(before);
-        prepared?;
         let (init, outputs) = self.launch(group, root)?;
         let announced = announce(state, &init, self.run);
         let listener = announced.inspect_err(|_| init.end())?;
@@ -101,6 +96,13 @@ impl Making<'_> {
         let new = NewInit {
             plan: self.plan,
             admission: Admission::First(group),
+            prepare: &mut || {
+                // A container's users may read their own limits, whatever files the agent makes. A monitor has one thread.
+                let before = umask(Mode::from_raw_mode(0o022));
+                let prepared = group.prepare(self.plan.resources.as_ref());
+                umask(before);
+                prepared
+            },
             root: Some(Root::Mount(root)),
             container: None,
             stdio: [null()?, stdout_end, stderr_end],

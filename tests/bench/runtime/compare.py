@@ -272,12 +272,12 @@ def main():
         floors = {floor: question for floor, question in bench.commands("seccomp").items() if floor in bench.floors}
         sides = {agent: agent.run, large: large.run, **floors}
         show("create, start, wait, delete from the agent, with seccomp, ms", bench.medians(arguments.runs, sides), base=agent.name)
-        rounds = max(arguments.runs // 10, 5)
+        rounds = max(arguments.runs // 5, 5)
         columns = [*bench.peers, *bench.floors]
         storm = lambda each: bench.medians(rounds, {column: (lambda column=column: bench.storm(column, each)) for column in columns})
         show("start storm of 4 workers, containers a second", storm(50), better="most")
         with compilers(2, arguments.busy_source):
-            show("the same beside two busy compilers", storm(10), better="most")
+            show("the same beside two busy compilers", storm(20), better="most")
         show_idle(agent, bench, arguments.idle)
     finally:
         for peer in bench.peers:

@@ -95,9 +95,12 @@ fn target(root: BorrowedFd<'_>, wanted: &Filesystem) -> Result<(OwnedFd, bool), 
             .map_err(|errno| resolve::not_real("mount", &subject, errno))?,
         false => match resolve::open(root, &wanted.destination) {
             Ok(found) => (found, true),
-            Err(_) => resolve::open_or_make(root, &wanted.destination, Missing::Directory)
-                .map(|made| (made, false))
-                .context("mount", &subject)?,
+            Err(Errno::NOENT) => {
+                resolve::make_missing(root, &wanted.destination, Missing::Directory)
+                    .map(|made| (made, false))
+                    .context("mount", &subject)?
+            }
+            Err(errno) => return Err(errno).context("mount", &subject),
         },
     };
     refuse_procfs(found.0.as_fd(), &wanted.destination)?;
