@@ -6,8 +6,10 @@ use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
 
-use crate::manifest;
+use crate::manifest::platform::{self, Host};
+use crate::manifest::{self, Document};
 use crate::reference::Reference;
+use crate::registry::doors;
 use crate::save::tar::Writer;
 use crate::source::Source;
 use crate::unpack::archive::{Archive, Kind};
@@ -21,9 +23,44 @@ pub fn reference(text: &str) -> Option<String> {
         .map(|reference| reference.to_string())
 }
 
-/// Whether it is an index or a manifest of an image; else why not.
+/// Whether it is a manifest of an image, or an index of which every host may choose; else why not.
 pub fn document(bytes: &[u8], content_type: Option<&str>) -> Result<(), String> {
-    manifest::parse(bytes, content_type).map(drop)
+    let Document::Index(lines) = manifest::parse(bytes, content_type)? else {
+        return Ok(());
+    };
+    for (architecture, variant) in [("amd64", 1), ("amd64", 4), ("arm64", 8), ("arm", 7)] {
+        let host = Host {
+            architecture,
+            variant,
+        };
+        let chosen = platform::choose(&lines, host)?;
+        let mut same = lines.iter().filter(|line| line.manifest == *chosen);
+        let is_right = same.any(|line| line.is_unsaid() || line.is_for(architecture));
+        assert!(is_right, "{chosen:?} for {host:?}");
+    }
+    Ok(())
+}
+
+/// Whether it is the configuration of an image of this host with so many layers; else why not.
+pub fn config(bytes: &[u8], layers: usize) -> Result<(), String> {
+    let (_, diff_ids) = manifest::parse_config(bytes, layers, Host::here().architecture)?;
+    assert_eq!(manifest::parse_diff_ids(bytes, layers), Ok(diff_ids));
+    Ok(())
+}
+
+/// A WWW-Authenticate header: where it leads is no place that it must not.
+pub fn challenge(text: &str) {
+    doors::challenge(text);
+}
+
+/// Location, Retry-After and Content-Range: none leads where it must not.
+pub fn headers(text: &str) {
+    doors::headers(text);
+}
+
+/// Whether it is a login file; else why not.
+pub fn credentials(bytes: &[u8]) -> Result<(), String> {
+    doors::credentials(bytes)
 }
 
 /// Unpacks a layer below `root`; else says why not.

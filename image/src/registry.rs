@@ -8,6 +8,8 @@ pub(crate) mod address;
 pub(crate) mod blob;
 pub(crate) mod challenge;
 pub(crate) mod credentials;
+#[cfg(feature = "fuzz")]
+pub(crate) mod doors;
 pub(crate) mod endpoint;
 pub(crate) mod fault;
 pub(crate) mod session;

@@ -44,6 +44,7 @@ fuzz_target!(|bytes: &[u8]| {
     let root = File::open(&inside).expect("the layer's directory");
     if let Err(cause) = layer(bytes, root.into()) {
         assert!(!cause.is_empty());
+        assert!(!cause.contains(char::is_control), "{cause:?}");
     }
     fs::remove_dir_all(&inside).expect("what was unpacked can be removed");
     assert_eq!(outside(harbour), before);

@@ -23,6 +23,11 @@ impl Platform {
     pub(crate) fn is_unsaid(&self) -> bool {
         self.os.is_empty() && self.architecture.is_empty()
     }
+
+    /// Whether it is for Linux on this architecture, in whatever variant.
+    pub(crate) fn is_for(&self, architecture: &str) -> bool {
+        self.os == "linux" && self.architecture == architecture
+    }
 }
 
 /// What a host runs.
@@ -107,7 +112,7 @@ fn variant_number(variant: &str, architecture: &str) -> Option<u8> {
 pub(crate) fn choose(index: &[Platform], host: Host) -> Result<&Descriptor, String> {
     let mut best: Option<(u8, &Platform)> = None;
     for line in index {
-        if line.os != "linux" || line.architecture != host.architecture {
+        if !line.is_for(host.architecture) {
             continue;
         }
         match variant_number(&line.variant, host.architecture) {

@@ -267,7 +267,7 @@ impl Blob<'_> {
     }
 }
 
-fn range_start(headers: &HeaderMap) -> Option<u64> {
+pub(super) fn range_start(headers: &HeaderMap) -> Option<u64> {
     let value = headers.get(header::CONTENT_RANGE)?.to_str().ok()?;
     value
         .strip_prefix("bytes ")?

@@ -154,7 +154,7 @@ fn renew_after(lifetime: u64) -> Duration {
 /// Authority and path of the token service, and whether only TLS may be spoken with it. The realm is the registry's word:
 /// it must be https, unless plain HTTP is allowed with that host and with the registry too, and it must not be this host
 /// unless the registry is.
-fn token_address(
+pub(super) fn token_address(
     transport: &Transport,
     registry: &str,
     realm: &str,

@@ -352,7 +352,7 @@ impl Transport {
         own.unwrap_or(&self.client)
     }
 
-    fn check_redirect(&self, from: &Uri, to: &Uri) -> Result<(), String> {
+    pub(super) fn check_redirect(&self, from: &Uri, to: &Uri) -> Result<(), String> {
         let host = printable(to.host().unwrap_or_default(), 100);
         let authority = |uri: &Uri| uri.authority().map(|a| a.as_str().to_owned());
         if leads_home(

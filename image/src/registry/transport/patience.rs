@@ -14,7 +14,7 @@ pub(super) const CONNECTIONS: u32 = 3;
 pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 
 /// What a Retry-After header asks for (RFC 9110, section 10.2.3): seconds, or a date.
-pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+pub(in crate::registry) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));
