@@ -106,6 +106,8 @@ pub fn rewritten(bytes: &[u8]) {
         if let Kind::File { size } = &mut entry.kind {
             *size = data.len() as u64;
         }
+        // No tree has such an entry: what is saved has its holes as zeroes.
+        entry.sparse = None;
         let mut writer = Writer::new(Vec::new());
         let written = writer.entry(&entry, data.as_slice());
         written.expect("memory takes any entry");

@@ -29,9 +29,7 @@ mod user;
 
 pub use error::ImageError;
 pub use oci_spec::image::ImageConfiguration;
-pub use registry::{
-    AwsKeys, ClientCertificate, Credential, Ecr, Limits, Proxies, Registries, Registry,
-};
+pub use registry::{AwsKeys, ClientCertificate, Ecr, Limits, Proxies, Registries, Registry};
 pub use save::{Format, Saving};
 pub use store::Store;
 pub use store::catalogue::{Details, DetailsLayer, Listed};

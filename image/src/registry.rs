@@ -12,6 +12,7 @@ pub(crate) mod credentials;
 pub(crate) mod doors;
 pub(crate) mod endpoint;
 pub(crate) mod fault;
+pub(crate) mod gate;
 pub(crate) mod session;
 pub(crate) mod settings;
 pub(crate) mod token;
@@ -29,12 +30,10 @@ use crate::manifest::media::ACCEPT;
 use crate::manifest::{DOCUMENT_MAX, Descriptor};
 use crate::reference::Reference;
 use blob::Blob;
-use endpoint::{Down, Endpoint, Rotation};
+use endpoint::{Down, Endpoint, Part, Rotation, share};
 use fault::Fault;
 use session::{Asking, Sessions};
-pub use settings::{
-    AwsKeys, ClientCertificate, Credential, Ecr, Limits, Proxies, Registries, Registry,
-};
+pub use settings::{AwsKeys, ClientCertificate, Ecr, Limits, Proxies, Registries, Registry};
 use transport::{Answer, Ask, Transport};
 
 const ERROR_BODY_MAX: u64 = 64 * 1024;
@@ -70,9 +69,10 @@ impl Client {
     /// The digest of what `reference` names now, if a registry tells it without sending it.
     pub(crate) async fn head(&self, reference: &Reference) -> Result<Option<Digest>, Fault> {
         let subject = reference.to_string();
-        let mut rotation = self.rotation(reference);
+        let mut rotation = self.rotation(reference, Part::Name);
+        let deadline = self.transport.deadline();
         loop {
-            match self.head_at(rotation.current(), &subject, reference).await {
+            match self.head_at(&rotation, deadline, &subject, reference).await {
                 Err(fault) => rotation.pass_over(fault)?,
                 told => return told,
             }
@@ -81,16 +81,21 @@ impl Client {
 
     async fn head_at(
         &self,
-        endpoint: &Endpoint,
+        rotation: &Rotation<'_>,
+        deadline: Instant,
         subject: &str,
         reference: &Reference,
     ) -> Result<Option<Digest>, Fault> {
+        let endpoint = rotation.current();
         let path = manifest_path(endpoint, reference.version());
-        let ask = manifest_ask(endpoint, subject, &path, Method::HEAD);
+        let ask = manifest_ask(rotation, deadline, subject, &path, Method::HEAD);
         let answer = self.send(&ask, endpoint).await?;
         match answer.response.status() {
             StatusCode::OK => Ok(content_digest(answer.response.headers())),
-            _ if endpoint.is_mirror => {
+            status if endpoint.is_mirror => {
+                if status == StatusCode::NOT_FOUND {
+                    self.down.lacks(endpoint, reference);
+                }
                 Err(Fault::Refused(ask.error("the mirror has no such image")))
             }
             _ => Ok(None),
@@ -100,7 +105,8 @@ impl Client {
     /// What `reference` names: by its digest if it has one, else by its tag.
     pub(crate) async fn manifest(&self, reference: &Reference) -> Result<Fetched, Fault> {
         let wanted = reference.digest.as_ref();
-        self.document(reference, reference.version(), wanted, None)
+        let version = reference.version();
+        self.document(reference, Part::Name, version, wanted, None)
             .await
     }
 
@@ -111,7 +117,8 @@ impl Client {
         line: &Descriptor,
     ) -> Result<Fetched, Fault> {
         let wanted = &line.digest;
-        self.document(reference, wanted.as_str(), Some(wanted), Some(line.size))
+        let (version, size) = (wanted.as_str(), Some(line.size));
+        self.document(reference, Part::Content, version, Some(wanted), size)
             .await
     }
 
@@ -128,12 +135,9 @@ impl Client {
             );
             return Err(ImageError::new("fetch configuration", reference, cause).into());
         }
-        let mut rotation = self.rotation(reference);
+        let mut rotation = self.rotation(reference, Part::Content);
         loop {
-            match self
-                .small_blob_at(rotation.current(), reference, blob)
-                .await
-            {
+            match self.small_blob_at(&rotation, reference, blob).await {
                 Err(fault) => rotation.pass_over(fault)?,
                 whole => return whole,
             }
@@ -142,11 +146,11 @@ impl Client {
 
     async fn small_blob_at(
         &self,
-        endpoint: &Endpoint,
+        rotation: &Rotation<'_>,
         reference: &Reference,
         blob: &Descriptor,
     ) -> Result<Vec<u8>, Fault> {
-        let rotation = Rotation::only(endpoint.clone(), &self.down);
+        let rotation = rotation.only_current();
         let mut stream = Blob::new(self, "fetch configuration", reference, blob, rotation);
         let mut bytes = Vec::new();
         while let Some(piece) = stream.next().await? {
@@ -170,7 +174,8 @@ impl Client {
         reference: &Reference,
         blob: &Descriptor,
     ) -> Blob<'a> {
-        Blob::new(self, step, reference, blob, self.rotation(reference))
+        let rotation = self.rotation(reference, Part::Content);
+        Blob::new(self, step, reference, blob, rotation)
     }
 
     /// What the operator says of registries.
@@ -178,21 +183,24 @@ impl Client {
         &self.registries
     }
 
-    fn rotation(&self, reference: &Reference) -> Rotation<'_> {
-        Rotation::new(&self.registries, reference, &self.down, Instant::now())
+    fn rotation(&self, reference: &Reference, part: Part) -> Rotation<'_> {
+        let now = Instant::now();
+        Rotation::new(&self.registries, reference, part, &self.down, now)
     }
 
     /// A manifest or index, of this digest and size where they are known.
     async fn document(
         &self,
         reference: &Reference,
+        part: Part,
         version: &str,
         wanted: Option<&Digest>,
         size: Option<u64>,
     ) -> Result<Fetched, Fault> {
-        let mut rotation = self.rotation(reference);
+        let mut rotation = self.rotation(reference, part);
+        let deadline = self.transport.deadline();
         loop {
-            let asked = self.document_at(rotation.current(), reference, version);
+            let asked = self.document_at(&rotation, deadline, reference, version);
             let checked = asked
                 .await
                 .and_then(|fetched| verified(reference, fetched, wanted, size));
@@ -205,14 +213,22 @@ impl Client {
 
     async fn document_at(
         &self,
-        endpoint: &Endpoint,
+        rotation: &Rotation<'_>,
+        deadline: Instant,
         reference: &Reference,
         version: &str,
     ) -> Result<Fetched, Fault> {
+        let endpoint = rotation.current();
         let subject = reference.to_string();
         let path = manifest_path(endpoint, version);
-        let ask = manifest_ask(endpoint, &subject, &path, Method::GET);
+        let ask = manifest_ask(rotation, deadline, &subject, &path, Method::GET);
         let answer = self.send(&ask, endpoint).await?;
+        if endpoint.is_mirror && version == reference.version() {
+            match answer.response.status() {
+                StatusCode::NOT_FOUND => self.down.lacks(endpoint, reference),
+                _ => self.down.has(endpoint, reference),
+            }
+        }
         let response = self.expect(&ask, answer, &[StatusCode::OK]).await?;
         let claimed = content_digest(response.headers());
         let content_type = response.headers().get(header::CONTENT_TYPE);
@@ -263,7 +279,11 @@ impl Client {
             .read(ask, body, ERROR_BODY_MAX)
             .await
             .unwrap_or_default();
-        Err(Fault::Refused(ask.error(refusal(ask, status, &body))))
+        let mut cause = refusal(ask, status, &body);
+        if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            cause.push_str(&credentials::places(&self.registries).await);
+        }
+        Err(Fault::Refused(ask.error(cause)))
     }
 }
 
@@ -280,7 +300,8 @@ fn manifest_path(endpoint: &Endpoint, version: &str) -> String {
 }
 
 fn manifest_ask<'a>(
-    endpoint: &'a Endpoint,
+    rotation: &'a Rotation<'_>,
+    deadline: Instant,
     subject: &'a str,
     path: &'a str,
     method: Method,
@@ -289,12 +310,14 @@ fn manifest_ask<'a>(
         step: "fetch manifest",
         subject,
         method,
-        authority: &endpoint.authority,
+        authority: &rotation.current().authority,
         path,
         https_only: false,
         accept: Some(ACCEPT),
         from: 0,
         post: None,
+        deadline: share(deadline, rotation.has_other()),
+        has_other: rotation.has_other(),
     }
 }
 

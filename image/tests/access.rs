@@ -2,29 +2,35 @@
 
 mod house;
 mod registry;
+mod visit;
 
 use std::sync::Arc;
 
-use house::{credentials, house};
+use house::house;
 use longshore_image::Registries;
 use registry::{Auth, PASSWORD, Registry, TOKEN, tar_of};
+use visit::Login;
+
+fn user(registry: &Registry, password: &str) -> Login {
+    Login::new(&registry.authority, "user", password)
+}
 
 #[tokio::test]
 async fn private_registries_are_opened_by_token_and_by_password_and_tell_neither() {
     let registry = Registry::start().await;
     registry.push("a/b", "t", &[tar_of(&[("f", b"x")])]);
     let reference = registry.reference("a/b:t");
+    let (good, bad) = (user(&registry, PASSWORD), user(&registry, "wr0ng"));
     for auth in [Auth::Token, Auth::Basic] {
         registry.state().auth = auth;
-        let good = credentials(&registry, PASSWORD);
-        let house = house(good);
+        let house = house(good.registries());
         house.pull(&reference).await.unwrap();
         let debug = format!("{:?}", house.store);
         assert!(
             !debug.contains(PASSWORD) && !debug.contains(TOKEN),
             "{debug}"
         );
-        for bad in [Registries::default(), credentials(&registry, "wr0ng")] {
+        for bad in [Registries::default(), bad.registries()] {
             let house = self::house(bad);
             let error = house.pull(&reference).await.unwrap_err();
             assert!(
@@ -37,10 +43,7 @@ async fn private_registries_are_opened_by_token_and_by_password_and_tell_neither
     // One token serves a whole pull.
     registry.state().auth = Auth::Token;
     registry.state().asked.clear();
-    house(credentials(&registry, PASSWORD))
-        .pull(&reference)
-        .await
-        .unwrap();
+    house(good.registries()).pull(&reference).await.unwrap();
     assert_eq!(registry.count("/token"), 1);
 }
 
@@ -52,14 +55,15 @@ async fn a_redirect_is_followed_without_the_token() {
     storage.push("a/b", "t", &[tar]);
     registry.state().auth = Auth::Token;
     registry.state().redirect = Some(format!("http://{}", storage.authority));
-    let house = house(credentials(&registry, PASSWORD));
+    let login = user(&registry, PASSWORD);
+    let house = house(login.registries());
     house.pull(&registry.reference("a/b:t")).await.unwrap();
     assert_eq!(storage.count("GET /cdn/a/b/blobs/"), 2);
     assert!(registry.state().blob_saw_authorization && !storage.state().blob_saw_authorization);
 
     // A challenge of the storage must not be answered with the registry's secrets.
     storage.state().auth = Auth::Basic;
-    let house = self::house(credentials(&registry, PASSWORD));
+    let house = self::house(login.registries());
     let error = house.pull(&registry.reference("a/b:t")).await.unwrap_err();
     assert!(
         error.contains("unauthorized") && !error.contains("s3cr3t"),
@@ -79,6 +83,25 @@ async fn a_redirect_is_followed_without_the_token() {
         error.contains("redirect to plain http (192.0.2.1) is refused"),
         "{error}"
     );
+}
+
+/// Not even to the registry itself: its storage would choose what is asked of it in our name.
+#[tokio::test]
+async fn behind_a_redirect_elsewhere_the_token_never_comes_back() {
+    let registry = Registry::start().await;
+    registry.push("a/b", "t", &[tar_of(&[("f", b"x")])]);
+    registry.state().auth = Auth::Token;
+    let storage = Registry::start().await;
+    let back = format!("http://{}/x", registry.authority);
+    storage.state().redirect = Some(back);
+    registry.state().redirect = Some(format!("http://{}", storage.authority));
+    let login = user(&registry, PASSWORD);
+    let house = house(login.registries());
+    let error = house.pull(&registry.reference("a/b:t")).await.unwrap_err();
+    // With the token it would be 404: there is no such path.
+    assert!(registry.count("/x/cdn/") > 0, "{error}");
+    assert!(error.contains("401 Unauthorized"), "{error}");
+    assert!(!error.contains("s3cr3t"), "{error}");
 }
 
 #[tokio::test]

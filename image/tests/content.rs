@@ -242,3 +242,34 @@ async fn links_into_layers_below_that_would_fill_the_disk_are_refused() {
     assert_eq!(names(&house.path().join("refs")), [""; 0]);
     assert_eq!(names(&house.path().join("ingest")), [""; 0]);
 }
+
+/// As newer builders push: several frames, the last of them skippable, with a window as large as any of them used.
+#[tokio::test]
+async fn a_layer_of_zstd_frames_is_pulled_and_one_with_a_larger_window_is_refused() {
+    let tar = tar_of(&[("f", b"x"), ("g", &noise(300_000))]);
+    let (first, rest) = tar.split_at(1000);
+    let frame = |bytes: &[u8], window_log: u32| {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(window_log).unwrap();
+        std::io::Write::write_all(&mut encoder, bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    const CONTENTS: &[u8] = b"\x5e\x2a\x4d\x18\x04\0\0\0toc\0";
+    for (window_log, good) in [(25, true), (26, false)] {
+        let layer = [&frame(first, 20), &frame(rest, window_log)[..], CONTENTS].concat();
+        let image = OneLayer::new(layer, &digest(&tar));
+        let server =
+            Server::start(move |asked| image.answer(asked, |_| reply("200 OK", &[], &image.layer)))
+                .await;
+        let house = house(Registries::default());
+        let pulled = house.pull(&format!("{}/a:t", server.authority)).await;
+        match good {
+            true => assert_eq!(house.file(&pulled.unwrap(), 0, "f"), b"x"),
+            false => {
+                let error = pulled.unwrap_err();
+                assert!(error.contains("window is larger than 32 MiB"), "{error}");
+                house.holds_nothing();
+            }
+        }
+    }
+}

@@ -2,29 +2,20 @@
 
 mod docker_registry;
 mod registry;
+mod visit;
 
 use std::process::Command;
 
 use docker_registry::{DockerRegistry, layout, run};
-use longshore_image::{Credential, Registries, Store};
+use longshore_image::{Registries, Store};
 use registry::tar_of;
+use visit::Login;
 
 const USER: &str = "captain";
 const PASSWORD: &str = "sea";
 /// Of both: htpasswd's bcrypt form, the only one that the registry takes.
 const PASSWORD_FILE: &str =
     "captain:$2b$05$adkfUsUOsDTojtAixOxdAuWcaLjmzTkg/k7xwCAh/K0/lni/1EbeG\n";
-
-fn with_password(registry: &DockerRegistry, password: &str) -> Registries {
-    Registries {
-        credentials: vec![Credential {
-            registry: registry.authority.clone(),
-            username: USER.into(),
-            password: password.into(),
-        }],
-        ..Registries::default()
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root"]
@@ -51,13 +42,13 @@ async fn an_image_behind_a_password_is_pulled_with_the_right_one_only() {
         let store = Store::open(&dir.path().join(name), registries).unwrap();
         store.pull(&reference, |_| {}).await
     };
-    let image = pull("right", with_password(&registry, PASSWORD))
-        .await
-        .unwrap();
+    let right = Login::new(&registry.authority, USER, PASSWORD);
+    let wrong = Login::new(&registry.authority, USER, "land");
+    let image = pull("right", right.registries()).await.unwrap();
     assert_eq!(image.layers.len(), 1);
     for (name, registries) in [
         ("none", Registries::default()),
-        ("wrong", with_password(&registry, "land")),
+        ("wrong", wrong.registries()),
     ] {
         let refused = pull(name, registries).await.unwrap_err().to_string();
         assert!(refused.contains("unauthorized"), "{name}: {refused}");

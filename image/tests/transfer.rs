@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use faulty::image::OneLayer;
 use faulty::{Reply, Server, reply};
-use house::{house, names};
+use house::{House, house, names};
 use longshore_image::{Limits, Registries, Store};
 use registry::{Registry, digest, gzip, noise, tar_of};
 
@@ -283,7 +283,7 @@ async fn slow_registries_stall_no_pull_from_another() {
     }));
     slow.state().hold = Some(digest(&gzip(&own)));
     let (stuck, quick) = (slow.reference("a:t"), fast.reference("b:t"));
-    let first = async |blob: String| {
+    let once_asked_for = async |house: &House, blob: String| {
         while slow.count(&blob) == 0 {
             tokio::task::yield_now().await;
         }
@@ -291,22 +291,16 @@ async fn slow_registries_stall_no_pull_from_another() {
     };
     tokio::select! {
         _ = house.pull(&stuck) => panic!("it is held back"),
-        pulled = first(digest(&gzip(&own))) => drop(pulled.unwrap()),
+        pulled = once_asked_for(&house, digest(&gzip(&own))) => drop(pulled.unwrap()),
     }
 
     // The same layer from both: it is not waited for either.
     let house = self::house(Registries::default());
     slow.state().hold = Some(digest(&gzip(&shared)));
     let stuck = slow.reference("b:t");
-    let first = async |blob: String| {
-        while slow.count(&blob) == 0 {
-            tokio::task::yield_now().await;
-        }
-        house.pull(&quick).await
-    };
     tokio::select! {
         _ = house.pull(&stuck) => panic!("it is held back"),
-        pulled = first(digest(&gzip(&shared))) => drop(pulled.unwrap()),
+        pulled = once_asked_for(&house, digest(&gzip(&shared))) => drop(pulled.unwrap()),
     }
 }
 

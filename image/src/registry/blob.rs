@@ -1,6 +1,7 @@
 //! A blob on its way, piece by piece.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http::header::{self, HeaderMap};
@@ -9,7 +10,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::Client;
-use super::endpoint::Rotation;
+use super::endpoint::{Rotation, share};
 use super::fault::Fault;
 use super::transport::Ask;
 use super::transport::patience::backoff;
@@ -22,6 +23,8 @@ use crate::reference::Reference;
 const RESUMES_MAX: u32 = 5;
 /// So much is a good reason to be patient once more.
 const WORTH_GOING_ON: u64 = 256 * 1024;
+/// Less than this in the time that may pass without a byte is too little of a mirror.
+const CRAWL: u64 = 64 * 1024;
 
 /// A blob on its way; a broken connection is taken up where it broke, and if that fails where the next registry has
 /// the same bytes.
@@ -32,6 +35,8 @@ pub(crate) struct Blob<'a> {
     subject: String,
     digest: Digest,
     deadline: Instant,
+    /// What of the time until then is this registry's.
+    until: Instant,
     size: u64,
     at: u64,
     body: Option<Incoming>,
@@ -46,6 +51,9 @@ pub(crate) struct Blob<'a> {
     made_of: MadeOf,
     /// Whether this registry's bytes have once been fetched in vain.
     is_second_try: bool,
+    /// How long this registry was waited for of late, and what came.
+    waited: Duration,
+    came: u64,
 }
 
 /// What the bytes so far come from.
@@ -67,13 +75,15 @@ impl<'a> Blob<'a> {
         blob: &Descriptor,
         rotation: Rotation<'a>,
     ) -> Blob<'a> {
+        let deadline = client.transport.deadline();
         Blob {
             client,
             step,
+            until: share(deadline, rotation.has_other()),
             rotation,
             subject: format!("{} of {reference}", blob.digest),
             digest: blob.digest.clone(),
-            deadline: client.transport.deadline(),
+            deadline,
             size: blob.size,
             at: 0,
             body: None,
@@ -83,6 +93,8 @@ impl<'a> Blob<'a> {
             with_ranges: true,
             made_of: MadeOf::OneAnswer,
             is_second_try: false,
+            waited: Duration::ZERO,
+            came: 0,
         }
     }
 }
@@ -108,7 +120,17 @@ impl Blob<'_> {
             let Some(body) = self.body.as_mut() else {
                 continue;
             };
-            let broke = match self.client.transport.frame(body, self.deadline).await {
+            let began = Instant::now();
+            let got = self.client.transport.frame(body, self.until).await;
+            if let Ok(Some(piece)) = &got
+                && self.crawls(began.elapsed(), piece.len())
+            {
+                self.body = None;
+                let cause = format!("too slow: {} of {} bytes came", self.at, self.size);
+                self.pass_over(Fault::Unreachable(self.error(cause)))?;
+                continue;
+            }
+            let broke = match got {
                 Ok(Some(piece)) => match self.take(piece)? {
                     piece if piece.is_empty() => continue,
                     piece => return Ok(Some(piece)),
@@ -128,9 +150,9 @@ impl Blob<'_> {
 
     /// Makes ready for another answer after one broke off, or gives up.
     async fn take_up_again(&mut self, broke: String) -> Result<(), Fault> {
-        if Instant::now() >= self.deadline {
+        if Instant::now() >= self.until {
             let cause = format!("{broke}; try again later");
-            return Err(Fault::Unreachable(self.error(cause)));
+            return self.pass_over(Fault::Unreachable(self.error(cause)));
         }
         if self.at >= self.broke_at + WORTH_GOING_ON {
             self.resumes = 0;
@@ -143,7 +165,7 @@ impl Blob<'_> {
         }
         tracing::debug!(blob = %self.subject, %broke, "taking the blob up again");
         if self.resumes > 1 {
-            let left = self.deadline.saturating_duration_since(Instant::now());
+            let left = self.until.saturating_duration_since(Instant::now());
             tokio::time::sleep(backoff(self.resumes - 1).min(left)).await;
         }
         if self.at > 0 && self.made_of == MadeOf::OneAnswer {
@@ -155,6 +177,8 @@ impl Blob<'_> {
     /// Goes on to the next registry, or gives up with what was wrong with this one.
     fn pass_over(&mut self, fault: Fault) -> Result<(), Fault> {
         self.rotation.pass_over(fault)?;
+        self.until = share(self.deadline, self.rotation.has_other());
+        (self.waited, self.came) = (Duration::ZERO, 0);
         self.resumes = 0;
         self.with_ranges = true;
         self.is_second_try = false;
@@ -179,6 +203,19 @@ impl Blob<'_> {
         self.broke_at = 0;
         self.resumes = 0;
         Ok(std::mem::take(&mut self.at))
+    }
+
+    /// Whether a mirror trickles, so that another should be asked. A registry that is the last to ask may be as slow as it likes,
+    /// as long as bytes come.
+    fn crawls(&mut self, waited: Duration, len: usize) -> bool {
+        self.waited += waited;
+        self.came += len as u64;
+        if self.waited < self.client.registries.limits.inactivity() {
+            return false;
+        }
+        let too_little = self.came < CRAWL && self.rotation.has_other();
+        (self.waited, self.came) = (Duration::ZERO, 0);
+        too_little
     }
 
     /// Whether more bytes came than the descriptor has: the last error says so.
@@ -217,6 +254,8 @@ impl Blob<'_> {
                 accept: None,
                 from,
                 post: None,
+                deadline: self.until,
+                has_other: self.rotation.has_other(),
             };
             let answer = self.client.send(&ask, endpoint).await?;
             let status = answer.response.status();

@@ -26,9 +26,14 @@ pub(crate) fn parse(header: &str) -> Vec<Challenge> {
     let mut rest = header;
     loop {
         rest = rest.trim_start_matches([' ', '\t', ',']);
-        let (word, after) = token(rest);
-        if word.is_empty() {
+        if rest.is_empty() {
             break;
+        }
+        let (word, after) = token(rest);
+        if word.is_empty() || !after.is_empty() && !after.starts_with([' ', '\t', ',', '=']) {
+            // No word, but a scheme's token68 perhaps; what we can answer may follow.
+            rest = after.find(',').map_or("", |end| &after[end..]);
+            continue;
         }
         match parameter_value(after) {
             Some((value, after)) => {
@@ -125,6 +130,10 @@ mod tests {
         assert_eq!(
             parse(r#"Negotiate, BEARER Realm = "https://a/t" , error="x", Basic realm=b"#),
             [bearer("https://a/t", None, None), Challenge::Basic]
+        );
+        assert_eq!(
+            parse(r#"Negotiate YII/+==, NTLM TlRM/SSP, Basic realm="x""#),
+            [Challenge::Basic]
         );
         assert_eq!(
             parse(r#"Bearer realm="a\"b""#),

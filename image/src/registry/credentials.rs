@@ -1,8 +1,8 @@
-//! Who we are to a registry: the caller's word, then docker's and podman's files and helpers, then Amazon ECR.
+//! Who we are to a registry: docker's and podman's files and helpers, then Amazon ECR.
 //!
-//! Looked up anew whenever a registry asks or refuses, and every few minutes: so a login or logout counts. A file that cannot be read or
-//! understood is an error and not a missing login: an anonymous pull in its place would fail for a reason that
-//! misleads.
+//! Looked up anew whenever a registry asks or refuses, and every few minutes: so a login or logout counts. A file that
+//! cannot be read or understood is an error and not a missing login: an anonymous pull in its place would fail for a
+//! reason that misleads. One that is not there may come yet: who is refused is told where we look.
 
 pub(crate) mod config_file;
 pub(crate) mod ecr;
@@ -59,9 +59,6 @@ impl Credentials {
         ask: &Ask<'_>,
         repository: &str,
     ) -> Result<Option<Login>, Fault> {
-        if let Some(login) = told(registries, ask.authority) {
-            return Ok(Some(login));
-        }
         if let Some(login) = in_files(registries, ask.authority, repository).await? {
             return Ok(Some(login));
         }
@@ -72,17 +69,6 @@ impl Credentials {
     pub(crate) fn refused(&self, authority: &str) {
         self.ecr.forget(authority);
     }
-}
-
-fn told(registries: &Registries, authority: &str) -> Option<Login> {
-    let all = &registries.credentials;
-    let found = all
-        .iter()
-        .find(|c| super::settings::is_same_registry(&c.registry, authority))?;
-    Some(Login::Password {
-        username: found.username.clone(),
-        password: found.password.clone(),
-    })
 }
 
 async fn in_files(
@@ -97,6 +83,12 @@ async fn in_files(
         let login = match file.entry(authority, repository) {
             Some(Entry::Login(login)) => Some(login),
             Some(Entry::Helper { name, server }) => helper::get(&name, &server).await?,
+            Some(Entry::Unreadable) => {
+                let cause = format!(
+                    "its `auth` for {authority} is no user and password in base64; log in again"
+                );
+                return Err(ImageError::new("read credentials", path.display(), cause));
+            }
             None => None,
         };
         if login.is_some() {
@@ -104,4 +96,18 @@ async fn in_files(
         }
     }
     Ok(None)
+}
+
+/// Where logins are looked for, for the words of a refusal: a typing error in a file's name shows here.
+pub(crate) async fn places(registries: &Registries) -> String {
+    let mut places = Vec::new();
+    for path in &registries.credential_files {
+        let there = tokio::fs::try_exists(path).await.unwrap_or(true);
+        let missing = if there { "" } else { " (which is not there)" };
+        places.push(format!("{}{missing}", path.display()));
+    }
+    match places.is_empty() {
+        true => "; no file for logins is named".to_owned(),
+        false => format!("; logins are looked for in {}", places.join(", ")),
+    }
 }

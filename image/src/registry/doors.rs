@@ -48,7 +48,10 @@ pub(crate) fn headers(text: &str) {
         return;
     };
     let with = |name| HeaderMap::from_iter([(name, value.clone())]);
-    for from in ["https://registry.example/v2/", "http://registry.lan:5000/v2/"] {
+    for from in [
+        "https://registry.example/v2/",
+        "http://registry.lan:5000/v2/",
+    ] {
         let from = from.parse().expect("a URL of ours");
         match address::redirect_target(&from, &with(header::LOCATION)) {
             // It may hold a credential. What is short stands in our own words, too.
@@ -77,7 +80,7 @@ pub(crate) fn credentials(bytes: &[u8]) -> Result<(), String> {
             Some(Entry::Helper { name, server }) => {
                 assert!(!name.is_empty() && !server.is_empty());
             }
-            None => {}
+            Some(Entry::Unreadable) | None => {}
         }
     }
     Ok(())

@@ -1,17 +1,20 @@
 //! What a registry knows us by: challenges met once, and the answers kept as long as they last.
 //!
 //! The first request to a repository goes without an Authorization header, as registries want it; its challenge is
-//! met, and remembered, so that a token that nears its end can be made anew before the registry refuses it.
+//! met, and remembered, so that a token that nears its end can be made anew before the registry refuses it. Many who are
+//! challenged at once wait for one of them.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use tokio::time::Instant;
 
 use super::challenge::{self, Challenge};
-use super::credentials::{Credentials, Login};
+use super::credentials::{self, Credentials, Login};
 use super::fault::Fault;
+use super::gate::Gates;
 use super::settings::Registries;
 use super::token::{self, Bearer, Granted};
 use super::transport::{Answer, Ask, Transport};
@@ -20,9 +23,17 @@ use http::StatusCode;
 /// Answered challenges by registry and repository.
 #[derive(Debug)]
 pub(crate) struct Sessions {
-    known: Mutex<HashMap<(String, String), Session>>,
+    known: Mutex<HashMap<Key, Session>>,
+    /// Challenges that are being met, so that many who ask at once cost one helper and one token.
+    meeting: Gates<Key>,
     credentials: Credentials,
 }
+
+/// Registry and repository.
+type Key = (String, String);
+
+/// A session that nobody used for so long after its end is dropped.
+const KEPT: Duration = Duration::from_secs(10 * 60);
 
 #[derive(Clone, Debug)]
 struct Session {
@@ -42,6 +53,7 @@ impl Sessions {
     pub(crate) fn new() -> Sessions {
         Sessions {
             known: Mutex::default(),
+            meeting: Gates::default(),
             credentials: Credentials::new(),
         }
     }
@@ -54,8 +66,7 @@ impl Sessions {
         let forbidden = answer.response.status() == StatusCode::FORBIDDEN;
         if known.is_some() && forbidden && !answer.redirected_away {
             // So ECR answers a password that has ended, and others somebody whose rights were on another login.
-            self.lock().remove(&key);
-            self.credentials.refused(ask.authority);
+            self.forget(&key, known.as_ref());
             answer = asking.transport.send(ask, None).await?;
         }
         // A challenge of another host, reached by redirect, must not be answered with this one's secrets.
@@ -63,25 +74,47 @@ impl Sessions {
             return Ok(answer);
         }
         let challenges = challenges_in(answer.response.headers());
-        self.lock().remove(&key);
-        if known.is_some() {
-            self.credentials.refused(ask.authority);
+        self.forget(&key, known.as_ref());
+        let gate = self.meeting.gate(&key);
+        let alone = gate.enter().await;
+        if let Some(header) = self.header(&key) {
+            // Somebody else has met it meanwhile.
+            drop(alone);
+            return asking.transport.send(ask, Some(&header)).await;
         }
         let Some(session) = self.meet(asking, ask, challenges).await? else {
             return Ok(answer);
         };
         let header = session.granted.header.clone();
-        self.lock().insert(key, session);
+        self.keep(key, session);
+        drop(alone);
         asking.transport.send(ask, Some(&header)).await
     }
 
+    fn header(&self, key: &Key) -> Option<HeaderValue> {
+        self.lock().get(key).map(|s| s.granted.header.clone())
+    }
+
+    /// Forgets what was refused; not what another has got in its place.
+    fn forget(&self, key: &Key, refused: Option<&HeaderValue>) {
+        let Some(refused) = refused else { return };
+        let mut known = self.lock();
+        if known.get(key).is_some_and(|s| s.granted.header == *refused) {
+            known.remove(key);
+            self.credentials.refused(&key.0);
+        }
+    }
+
+    fn keep(&self, key: Key, session: Session) {
+        let now = Instant::now();
+        let is_old = |s: &Session| s.granted.renew_at.is_some_and(|at| at + KEPT <= now);
+        let mut known = self.lock();
+        known.retain(|_, session| !is_old(session));
+        known.insert(key, session);
+    }
+
     /// The header for a repository that we have been to, made anew if it nears its end.
-    async fn current(
-        &self,
-        asking: Asking<'_>,
-        ask: &Ask<'_>,
-        key: &(String, String),
-    ) -> Option<HeaderValue> {
+    async fn current(&self, asking: Asking<'_>, ask: &Ask<'_>, key: &Key) -> Option<HeaderValue> {
         let known = self.lock().get(key).cloned()?;
         let due = known
             .granted
@@ -90,13 +123,19 @@ impl Sessions {
         if !due {
             return Some(known.granted.header);
         }
+        let gate = self.meeting.gate(key);
+        let alone = gate.enter().await;
+        if let Some(header) = self.header(key).filter(|h| *h != known.granted.header) {
+            return Some(header);
+        }
         // If it cannot be had the registry will say so, and what it wants instead.
         let fresh = self.meet(asking, ask, vec![known.challenge]).await;
         let Ok(Some(session)) = fresh else {
             return Some(known.granted.header);
         };
         let header = session.granted.header.clone();
-        self.lock().insert(key.clone(), session);
+        self.keep(key.clone(), session);
+        drop(alone);
         Some(header)
     }
 
@@ -132,10 +171,20 @@ impl Sessions {
                 Err(fault) => failed = failed.or(Some(fault)),
             }
         }
-        failed.map_or(Ok(None), Err)
+        let Some(fault) = failed else {
+            return Ok(None);
+        };
+        let nobody = login.is_none();
+        Err(match fault {
+            Fault::Refused(mut error) if nobody => {
+                error.cause.push_str(&credentials::places(registries).await);
+                Fault::Refused(error)
+            }
+            other => other,
+        })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), Session>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Session>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

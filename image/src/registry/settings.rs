@@ -29,9 +29,6 @@ pub struct Registries {
     pub registries: BTreeMap<String, Registry>,
     /// Limits of time, number and rate.
     pub limits: Limits,
-    /// Users of private registries; at most one counts per registry, and before all files.
-    #[serde(skip)]
-    pub credentials: Vec<Credential>,
     /// Proxies.
     #[serde(skip)]
     pub proxies: Proxies,
@@ -114,31 +111,11 @@ impl Default for Limits {
 
 impl Limits {
     pub(crate) fn inactivity(&self) -> Duration {
-        Duration::from_secs(self.inactivity_seconds)
+        Duration::from_secs(self.inactivity_seconds.min(SECONDS_MAX))
     }
 
     pub(crate) fn total(&self) -> Duration {
-        Duration::from_secs(self.total_seconds)
-    }
-}
-
-/// A user of a registry.
-#[derive(Clone)]
-pub struct Credential {
-    /// `host[:port]` as in references; `docker.io` for Docker Hub.
-    pub registry: String,
-    /// User name.
-    pub username: String,
-    /// Password or access token; in no log and no Debug output.
-    pub password: String,
-}
-
-impl fmt::Debug for Credential {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credential")
-            .field("registry", &self.registry)
-            .field("username", &self.username)
-            .finish_non_exhaustive()
+        Duration::from_secs(self.total_seconds.min(SECONDS_MAX))
     }
 }
 

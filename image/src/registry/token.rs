@@ -22,6 +22,8 @@ use crate::error::{ImageError, printable};
 const TOKEN_ANSWER_MAX: u64 = 256 * 1024;
 /// How long a token lives of which nobody says it (the specification's default).
 const LIFETIME: u64 = 60;
+/// Nothing is kept for longer, whatever is said.
+const LIFETIME_MAX: u64 = 24 * 60 * 60;
 /// How long a user and a password are used before they are looked up anew.
 const PASSWORD_LIFE: Duration = Duration::from_secs(5 * 60);
 /// Ours for token services; some want to know who asks.
@@ -52,12 +54,12 @@ impl Granted {
         }
     }
 
-    /// A token that the registry takes as it is.
+    /// A token that the registry takes as it is; looked up anew as passwords are.
     pub(crate) fn token(token: &str) -> Option<Granted> {
         let header = sensitive(&format!("Bearer {token}"))?;
         Some(Granted {
             header,
-            renew_at: None,
+            renew_at: Instant::now().checked_add(PASSWORD_LIFE),
         })
     }
 }
@@ -66,7 +68,19 @@ impl Granted {
 struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
-    expires_in: Option<u64>,
+    /// Seconds: a number, a fraction, or the text of one.
+    #[serde(default)]
+    expires_in: serde_json::Value,
+}
+
+/// How long a token lives that was answered with this `expires_in`.
+fn lifetime(said: &serde_json::Value) -> u64 {
+    let seconds = match said {
+        serde_json::Value::String(text) => text.trim().parse().ok(),
+        other => other.as_f64(),
+    };
+    // A fraction of a second is none, and so is less than nothing.
+    seconds.map_or(LIFETIME, |seconds: f64| seconds as u64)
 }
 
 /// Fetches the token that meets `bearer`. `ask` is the request that was challenged.
@@ -105,6 +119,8 @@ pub(crate) async fn fetch(
         accept: Some("application/json"),
         from: 0,
         post,
+        deadline: ask.deadline,
+        has_other: ask.has_other,
     };
     exchange(transport, &token_ask, authorization.as_ref()).await
 }
@@ -133,7 +149,7 @@ async fn exchange(
         ))
     };
     let parsed: TokenAnswer = serde_json::from_slice(&bytes).map_err(|_| bad())?;
-    let lifetime = parsed.expires_in.unwrap_or(LIFETIME);
+    let lifetime = lifetime(&parsed.expires_in);
     let token = parsed
         .token
         .filter(|t| !t.is_empty())
@@ -148,7 +164,7 @@ async fn exchange(
 
 /// At four fifths of a token's life, so that it does not end between our look at it and the registry's.
 fn renew_after(lifetime: u64) -> Duration {
-    Duration::from_secs(lifetime) / 5 * 4
+    Duration::from_secs(lifetime.min(LIFETIME_MAX)) / 5 * 4
 }
 
 /// Authority and path of the token service, and whether only TLS may be spoken with it. The realm is the registry's word:
@@ -182,8 +198,12 @@ pub(super) fn token_address(
         Some("http") if plain => false,
         _ => return Err(bad("it is not https")),
     };
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    Ok((https_only, authority.to_owned(), path.to_owned()))
+    // A query may follow the host at once: `path` has the slash that is missing.
+    let path = match uri.query() {
+        Some(query) => format!("{}?{query}", uri.path()),
+        None => uri.path().to_owned(),
+    };
+    Ok((https_only, authority.to_owned(), path))
 }
 
 /// Several scopes of one challenge are several fields of the query.
@@ -267,6 +287,8 @@ mod tests {
             address("https://auth.example/token?x=1").unwrap(),
             (true, "auth.example".to_owned(), "/token?x=1".to_owned())
         );
+        let without_path = address("https://auth.example?x=1").unwrap();
+        assert_eq!(without_path.2, "/?x=1");
         assert!(address("http://127.0.0.1:5001/t").is_ok());
         assert!(address("http://in.example:80/t").is_ok());
         assert_eq!(
@@ -307,6 +329,21 @@ mod tests {
     fn a_token_is_renewed_before_its_end() {
         assert_eq!(renew_after(60), Duration::from_secs(48));
         assert_eq!(renew_after(0), Duration::ZERO);
+        for (said, seconds) in [
+            ("300", 300),
+            ("\"300\"", 300),
+            ("299.5", 299),
+            ("-1", 0),
+            ("null", LIFETIME),
+            ("\"soon\"", LIFETIME),
+            ("1e300", u64::MAX),
+        ] {
+            assert_eq!(
+                lifetime(&serde_json::from_str(said).unwrap()),
+                seconds,
+                "{said}"
+            );
+        }
     }
 
     #[test]

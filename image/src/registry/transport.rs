@@ -9,6 +9,7 @@ pub(super) mod patience;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
@@ -17,17 +18,19 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use jiff::Timestamp;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::address::{is_loopback, redirect_target, uri};
 use super::fault::{Broken, Fault, classify};
 use super::hub_address;
 use super::settings::{Limits, Registries};
 use crate::error::{ImageError, printable};
-use dial::{HttpClient, Routes, http_client};
+use dial::{HttpClient, Routes, http_client, system_authorities};
 use patience::{ATTEMPTS, CONNECTIONS, RETRY_AFTER_MAX, backoff, no_sooner_than, retry_after};
 
 const REDIRECTS_MAX: usize = 5;
+/// A registry on this host may name any port of it as its token service.
+const SPOKEN_MAX: usize = 256;
 const USER_AGENT: &str = concat!("longshore/", env!("CARGO_PKG_VERSION"));
 
 /// A request, and the words for its errors.
@@ -46,6 +49,10 @@ pub(crate) struct Ask<'a> {
     pub(crate) from: u64,
     /// What is sent along; only with POST, and never to where a redirect leads.
     pub(crate) post: Option<Post>,
+    /// When all of it must be done: waits, redirects and the answer's body.
+    pub(crate) deadline: Instant,
+    /// Somebody else can be asked instead: one that does not answer is not waited for.
+    pub(crate) has_other: bool,
 }
 
 /// The body of a POST. Debug does not show it: it may hold a secret.
@@ -94,18 +101,19 @@ impl std::fmt::Debug for Transport {
 impl Transport {
     pub(crate) fn new(registries: &Registries) -> Result<Transport, ImageError> {
         let routes = Arc::new(Routes::new(&registries.proxies)?);
+        let system = system_authorities();
         let mut own = HashMap::new();
         for (name, settings) in &registries.registries {
             let certificate = settings.client_certificate.as_ref();
             if certificate.is_some() || !settings.ca_files.is_empty() {
                 let ca_files = [&registries.ca_files[..], &settings.ca_files].concat();
                 let name = hub_address(&name.to_ascii_lowercase()).to_owned();
-                own.insert(name, http_client(&ca_files, certificate, &routes)?);
+                own.insert(name, http_client(&system, &ca_files, certificate, &routes)?);
             }
         }
         let insecure = registries.insecure.iter();
         Ok(Transport {
-            client: http_client(&registries.ca_files, None, &routes)?,
+            client: http_client(&system, &registries.ca_files, None, &routes)?,
             own,
             routes,
             insecure: insecure.map(|r| r.to_ascii_lowercase()).collect(),
@@ -125,6 +133,21 @@ impl Transport {
         ask: &Ask<'_>,
         authorization: Option<&HeaderValue>,
     ) -> Result<Answer, Fault> {
+        let sent = timeout_at(ask.deadline, self.send_patiently(ask, authorization));
+        sent.await.unwrap_or_else(|_| {
+            let cause = format!(
+                "registry {} was not done after {} s; try again later",
+                ask.authority, self.limits.total_seconds
+            );
+            Err(Fault::Unreachable(ask.error(cause)))
+        })
+    }
+
+    async fn send_patiently(
+        &self,
+        ask: &Ask<'_>,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Answer, Fault> {
         let mut attempt = 1;
         loop {
             let answer = self.follow(ask, authorization).await?;
@@ -133,10 +156,17 @@ impl Transport {
                 return Ok(answer);
             }
             let asked = retry_after(answer.response.headers(), Timestamp::now());
-            let wait = asked.map_or_else(|| backoff(attempt), no_sooner_than);
-            if attempt == ATTEMPTS || asked.is_some_and(|asked| asked > RETRY_AFTER_MAX) {
+            // Who says "now" is not asked without any pause.
+            let wait = asked.map_or(Duration::ZERO, no_sooner_than);
+            let wait = wait.max(backoff(attempt));
+            let too_long = asked.filter(|asked| *asked > RETRY_AFTER_MAX);
+            if attempt == ATTEMPTS || too_long.is_some() || ask.has_other {
+                let when = too_long.map_or_else(
+                    || "try again later".to_owned(),
+                    |asked| format!("it asks to be left alone for {} s", asked.as_secs()),
+                );
                 let cause = format!(
-                    "registry {} answered {status} {attempt} times; try again later",
+                    "registry {} answered {status} {attempt} times; {when}",
                     ask.authority
                 );
                 return Err(Fault::Unreachable(ask.error(cause)));
@@ -157,9 +187,7 @@ impl Transport {
             let stall = self.limits.inactivity();
             let left = deadline.saturating_duration_since(Instant::now());
             match timeout(stall.min(left), body.frame()).await {
-                Err(_) if left <= stall => {
-                    return Err(format!("not done after {} s", self.limits.total_seconds));
-                }
+                Err(_) if left <= stall => return Err("not done in time".to_owned()),
                 Err(_) => return Err(format!("no byte for {} s", stall.as_secs())),
                 Ok(None) => return Ok(None),
                 Ok(Some(Err(e))) => return Err(super::fault::chain(&e)),
@@ -180,9 +208,8 @@ impl Transport {
         max: u64,
     ) -> Result<Vec<u8>, Fault> {
         let mut whole = Vec::new();
-        let deadline = self.deadline();
         loop {
-            match self.frame(&mut body, deadline).await {
+            match self.frame(&mut body, ask.deadline).await {
                 Ok(None) => return Ok(whole),
                 Ok(Some(data)) => whole.extend_from_slice(&data),
                 Err(cause) => {
@@ -248,12 +275,23 @@ impl Transport {
         let uri =
             |scheme: Scheme| uri(scheme, ask.authority, ask.path).map_err(|cause| ask.error(cause));
         let plain_allowed = !ask.https_only && self.may_be_plain(ask.authority);
-        let known = self.lock_spoken().get(ask.authority).cloned();
+        let known = self.lock_spoken().get(&spoken_key(ask.authority)).cloned();
         let known = known.filter(|scheme| plain_allowed || *scheme == Scheme::HTTPS);
         if let Some(scheme) = known {
-            let uri = uri(scheme)?;
-            let response = self.exchange(ask, &uri, authorization).await?;
-            return Ok((uri, response));
+            let uri = uri(scheme.clone())?;
+            let sent = self.attempt(ask, &uri, authorization).await;
+            let other_now = match &sent {
+                Ok(response) => scheme == Scheme::HTTP && !is_registrys(response.status()),
+                Err(broken) => plain_allowed && matches!(broken, Broken::NotTls(_)),
+            };
+            if sent.is_err() || other_now {
+                self.lock_spoken().remove(&spoken_key(ask.authority));
+            }
+            if !other_now {
+                let sent = sent.map_err(|broken| fault(ask, ask.authority, broken))?;
+                return Ok((uri, sent));
+            }
+            // It has got a certificate, or lost it: found out as with one that we never met.
         }
         let https = uri(Scheme::HTTPS)?;
         match self.attempt(ask, &https, authorization).await {
@@ -264,7 +302,10 @@ impl Transport {
             Err(Broken::NotTls(_)) if plain_allowed => {
                 let http = uri(Scheme::HTTP)?;
                 let response = self.exchange(ask, &http, authorization).await?;
-                self.remember(ask.authority, Scheme::HTTP);
+                // A TLS port that hung up for a moment answers this too, and must not be taken for plain for ever.
+                if is_registrys(response.status()) {
+                    self.remember(ask.authority, Scheme::HTTP);
+                }
                 Ok((http, response))
             }
             Err(broken) => Err(fault(ask, ask.authority, broken)),
@@ -290,10 +331,11 @@ impl Transport {
         authorization: Option<&HeaderValue>,
     ) -> Result<Response<Incoming>, Broken> {
         let mut attempt = 1;
+        let connections = if ask.has_other { 1 } else { CONNECTIONS };
         loop {
             match self.once(ask, uri, authorization).await {
                 Err(Broken::Wire(_)) if attempt == 1 => {}
-                Err(Broken::Wire(_) | Broken::Connect(_)) if attempt < CONNECTIONS => {
+                Err(Broken::Wire(_) | Broken::Connect(_)) if attempt < connections => {
                     tokio::time::sleep(backoff(attempt)).await;
                 }
                 other => return other,
@@ -387,15 +429,29 @@ impl Transport {
     }
 
     fn remember(&self, authority: &str, scheme: Scheme) {
-        // Only those that may speak either are worth a line, so the table is as small as the configuration.
+        // Only those that may speak either are worth a line; a line that is missing costs one more handshake.
         if self.may_be_plain(authority) {
-            self.lock_spoken().insert(authority.to_owned(), scheme);
+            let mut spoken = self.lock_spoken();
+            if spoken.len() >= SPOKEN_MAX {
+                spoken.clear();
+            }
+            spoken.insert(spoken_key(authority), scheme);
         }
     }
 
     fn lock_spoken(&self) -> std::sync::MutexGuard<'_, HashMap<String, Scheme>> {
         self.spoken.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Names of hosts have no case.
+fn spoken_key(authority: &str) -> String {
+    authority.to_ascii_lowercase()
+}
+
+/// Whether a registry would say this in plain HTTP. A TLS port that is spoken to plainly says 400.
+fn is_registrys(status: StatusCode) -> bool {
+    status != StatusCode::BAD_REQUEST
 }
 
 /// A registry elsewhere must not choose what is asked of this host's loopback.

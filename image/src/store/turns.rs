@@ -1,17 +1,20 @@
 //! How many layers move at once, and how fast: over all pulls of a store, and from one registry.
 //!
 //! A layer takes a turn of its registry and one of the store's. One whose registry is slow gives the store's turn back
-//! until bytes come again, so that however many slow registries there are, none keeps others from their turns.
+//! until bytes come again. And a registry of which nothing moves yet needs no turn of the store's for its first layer: so
+//! however many slow registries there are, and however slow, none keeps others waiting. The price is that each registry
+//! may have one layer more on its way than the store's turns allow.
 //!
 //! Bandwidth is shared by making a reader late: what has come is counted, and who took more than the rate allows waits.
 //! TCP tells the sender. Limitations: up to a tenth of a second's worth comes in one go, and what the kernel has received
 //! already is not held back.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::registry::Registries;
@@ -34,6 +37,18 @@ pub(crate) struct Turns {
 struct Lane {
     places: Arc<Semaphore>,
     rate: Option<Rate>,
+    /// Layers that move now.
+    moving: AtomicUsize,
+    /// Told when none does any more.
+    still: Notify,
+}
+
+impl Lane {
+    /// Whether this layer is the only one; then it counts as moving.
+    fn begin_alone(&self) -> bool {
+        let none = self.moving.compare_exchange(0, 1, Relaxed, Relaxed);
+        none.is_ok()
+    }
 }
 
 /// A layer's turn; over when dropped.
@@ -42,9 +57,18 @@ pub(crate) struct Turn<'a> {
     turns: &'a Turns,
     lane: Arc<Lane>,
     _place: OwnedSemaphorePermit,
-    /// None while the registry is slow.
+    /// None while the registry is slow, and for one that needs none.
     everywhere: Option<OwnedSemaphorePermit>,
+    needs_none: bool,
     pace: Pace,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if self.lane.moving.fetch_sub(1, Relaxed) == 1 {
+            self.lane.still.notify_waiters();
+        }
+    }
 }
 
 impl Turns {
@@ -62,13 +86,38 @@ impl Turns {
         let lane = self.lane(registries, authority);
         // The registry's first: who waits for it must not hold a place that another registry could use.
         let place = permit(&lane.places).await;
-        let everywhere = permit(&self.all).await;
+        let everywhere = self.everywhere(&lane).await;
         Turn {
             turns: self,
             lane,
             _place: place,
-            everywhere: Some(everywhere),
+            needs_none: everywhere.is_none(),
+            everywhere,
             pace: Pace::default(),
+        }
+    }
+
+    /// A turn of the store's, or none if the lane is to have its only layer without. The layer counts as moving.
+    async fn everywhere(&self, lane: &Lane) -> Option<OwnedSemaphorePermit> {
+        loop {
+            // Before the look, so that nothing is missed between the two.
+            let still = lane.still.notified();
+            let free = Arc::clone(&self.all).try_acquire_owned().ok();
+            if free.is_none() && lane.begin_alone() {
+                return None;
+            }
+            let got = match free {
+                Some(permit) => Some(permit),
+                None => tokio::select! {
+                    biased;
+                    permit = permit(&self.all) => Some(permit),
+                    () = still => None,
+                },
+            };
+            if got.is_some() {
+                lane.moving.fetch_add(1, Relaxed);
+                return got;
+            }
         }
     }
 
@@ -88,6 +137,8 @@ impl Turns {
                     .get(),
             )),
             rate: rate.map(Rate::new),
+            moving: AtomicUsize::new(0),
+            still: Notify::new(),
         });
         all.insert(authority.to_owned(), Arc::downgrade(&lane));
         lane
@@ -133,7 +184,7 @@ impl Turn<'_> {
         self.pace.note(began.elapsed(), len);
         if self.pace.is_slow {
             self.everywhere = None;
-        } else if self.everywhere.is_none() {
+        } else if self.everywhere.is_none() && !self.needs_none {
             self.everywhere = Some(permit(&self.turns.all).await);
         }
         for rate in [&self.turns.rate, &self.lane.rate].into_iter().flatten() {
@@ -222,37 +273,63 @@ mod tests {
         (Turns::new(&registries), registries)
     }
 
+    async fn waits(turns: &Turns, registries: &Registries, authority: &str) -> bool {
+        let turn = turns.turn(registries, authority);
+        tokio::time::timeout(SLOW_AFTER, turn).await.is_err()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_registry_has_no_more_than_its_turns_and_takes_none_of_another() {
         let (turns, registries) = turns(3, 2);
         let one = turns.turn(&registries, "a").await;
         let _two = turns.turn(&registries, "a").await;
-        let soon = Duration::from_secs(1);
-        let third = turns.turn(&registries, "a");
-        assert!(tokio::time::timeout(soon, third).await.is_err());
+        assert!(waits(&turns, &registries, "a").await);
         let _other = turns.turn(&registries, "b").await;
-        let fourth = turns.turn(&registries, "c");
-        assert!(tokio::time::timeout(soon, fourth).await.is_err());
+        assert!(waits(&turns, &registries, "b").await);
         drop(one);
-        turns.turn(&registries, "c").await;
+        turns.turn(&registries, "b").await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_layer_of_a_registry_waits_for_no_other_registry() {
+        let (turns, registries) = turns(2, 2);
+        let _steady = [
+            turns.turn(&registries, "a").await,
+            turns.turn(&registries, "a").await,
+        ];
+        let mut first = turns.turn(&registries, "b").await;
+        // It goes on without, and a second one waits for it, or for a turn of the store's.
+        first
+            .wait_for(async { SLOW_BYTES as usize }, |len| *len)
+            .await;
+        assert!(waits(&turns, &registries, "b").await);
+        let second = turns.turn(&registries, "b");
+        let ends = async {
+            tokio::task::yield_now().await;
+            drop(first);
+        };
+        let (second, ()) = tokio::join!(second, ends);
+        assert!(second.everywhere.is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_registry_gives_the_stores_turn_back_until_bytes_come() {
-        let (turns, registries) = turns(1, 1);
+        let (turns, registries) = turns(1, 2);
         let mut slow = turns.turn(&registries, "slow").await;
         let silence = async {
-            // While it is silent another registry's layer has its turn.
-            let turn = turns.turn(&registries, "fast").await;
-            drop(turn);
+            // While it is silent the store's turn is free.
             tokio::time::sleep(Duration::from_secs(5)).await;
+            let turn = turns.turn(&registries, "fast").await;
+            assert!(turn.everywhere.is_some());
+            drop(turn);
             10
         };
         slow.wait_for(silence, |len| *len).await;
         slow.wait_for(async { SLOW_BYTES as usize }, |len| *len)
             .await;
-        let other = turns.turn(&registries, "fast");
-        assert!(tokio::time::timeout(SLOW_AFTER, other).await.is_err());
+        let other = turns.turn(&registries, "fast").await;
+        assert!(other.everywhere.is_none());
+        assert!(waits(&turns, &registries, "slow").await);
     }
 
     #[test]

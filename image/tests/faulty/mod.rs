@@ -40,6 +40,8 @@ pub enum Reply {
     Bytes(Vec<u8>),
     /// These bytes, and then nothing for ever.
     Hang(Vec<u8>),
+    /// These bytes, a few at a time.
+    Trickle(Vec<u8>),
     /// The connection is reset.
     Reset,
     /// Bytes that go on for ever, after these.
@@ -150,6 +152,14 @@ async fn talk<S: AsyncReadExt + AsyncWriteExt + Unpin>(
             socket.write_all(&bytes).await?;
             socket.flush().await?;
             std::future::pending().await
+        }
+        Reply::Trickle(bytes) => {
+            for few in bytes.chunks(200) {
+                socket.write_all(few).await?;
+                socket.flush().await?;
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+            socket.shutdown().await
         }
         // What the peer sees of a connection that is dropped before an answer.
         Reply::Reset => Ok(()),

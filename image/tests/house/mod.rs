@@ -8,9 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
-use longshore_image::{Credential, Image, Registries, Store};
-
-use crate::registry::Registry;
+use longshore_image::{Image, Registries, Store};
 
 pub struct House {
     // Dropped first: it may still be at work in the directory.
@@ -59,15 +57,4 @@ pub fn names(dir: &Path) -> Vec<String> {
     entries
         .map(|e| e.unwrap().file_name().into_string().unwrap())
         .collect()
-}
-
-pub fn credentials(registry: &Registry, password: &str) -> Registries {
-    Registries {
-        credentials: vec![Credential {
-            registry: registry.authority.clone(),
-            username: "user".into(),
-            password: password.into(),
-        }],
-        ..Registries::default()
-    }
 }

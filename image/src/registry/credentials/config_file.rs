@@ -53,6 +53,8 @@ pub(crate) enum Entry {
         name: String,
         server: String,
     },
+    /// There is a login, and it cannot be read.
+    Unreadable,
 }
 
 /// The file at `path`; None if there is none.
@@ -102,7 +104,7 @@ impl ConfigFile {
             return Some(Entry::Helper { name, server });
         }
         let login = |auth: &Option<Auth>| auth.as_ref().and_then(login);
-        longest(self.auths.as_ref()?, &names, login).map(Entry::Login)
+        longest(self.auths.as_ref()?, &names, login)
     }
 }
 
@@ -148,20 +150,24 @@ fn plain_key(key: &str) -> String {
     }
 }
 
-fn login(auth: &Auth) -> Option<Login> {
+fn login(auth: &Auth) -> Option<Entry> {
     let said = |text: &Option<String>| text.clone().filter(|t| !t.is_empty());
     if let Some(token) = said(&auth.registry_token) {
-        return Some(Login::Token(token));
+        return Some(Entry::Login(Login::Token(token)));
     }
     if let Some(token) = said(&auth.identity_token) {
-        return Some(Login::Identity(token));
+        return Some(Entry::Login(Login::Identity(token)));
     }
-    let pair = said(&auth.auth).and_then(|pair| decoded(&pair));
-    let (username, password) = match pair {
-        Some(pair) => pair,
-        None => (said(&auth.username)?, said(&auth.password)?),
-    };
-    Some(Login::Password { username, password })
+    let whole = said(&auth.auth);
+    let pair = whole.as_deref().and_then(decoded);
+    let pair = pair.or_else(|| Some((said(&auth.username)?, said(&auth.password)?)));
+    match (pair, whole) {
+        (Some((username, password)), _) => {
+            Some(Entry::Login(Login::Password { username, password }))
+        }
+        (None, Some(_)) => Some(Entry::Unreadable),
+        (None, None) => None,
+    }
 }
 
 /// Tools of the field pad, or do not.
@@ -221,13 +227,13 @@ mod tests {
             one(json!({"registrytoken": "t"})),
             Some(Entry::Login(Login::Token("t".into())))
         );
-        for nobody in [
-            json!({}),
-            json!({"auth": ""}),
-            json!({"auth": "???"}),
-            json!({"auth": "dQ=="}),
-        ] {
+        for nobody in [json!({}), json!({"auth": ""})] {
             assert_eq!(one(nobody), None);
+        }
+        for bad in ["???", "dQ==", "dTo="] {
+            assert_eq!(one(json!({"auth": bad})), Some(Entry::Unreadable), "{bad}");
+            let besides = json!({"auth": bad, "username": "u", "password": "p"});
+            assert_eq!(one(besides), password("u", "p"));
         }
     }
 

@@ -22,6 +22,7 @@ use super::Login;
 use super::sigv4::{self, Request};
 use crate::error::printable;
 use crate::registry::fault::Fault;
+use crate::registry::gate::Gates;
 use crate::registry::settings::{AwsKeys, Ecr, Registries};
 use crate::registry::transport::{Ask, Post, Transport};
 
@@ -33,7 +34,11 @@ const MARGIN: Duration = Duration::from_secs(15 * 60);
 
 /// Users by registry, as long as they live.
 #[derive(Default)]
-pub(crate) struct Tokens(Mutex<HashMap<String, Granted>>);
+pub(crate) struct Tokens {
+    known: Mutex<HashMap<String, Granted>>,
+    /// Calls that are under way: ECR allows only so many.
+    asking: Gates<String>,
+}
 
 #[derive(Clone)]
 struct Granted {
@@ -63,15 +68,22 @@ impl Tokens {
         let Some(ecr) = configured.or_else(|| of_name(ask.authority)) else {
             return Ok(None);
         };
-        let known = self.lock().get(ask.authority).cloned();
-        if let Some(known) = known
-            && Timestamp::now() < known.until
-        {
-            return Ok(Some(known.login));
+        if let Some(login) = self.known(ask.authority) {
+            return Ok(Some(login));
+        }
+        let gate = self.asking.gate(&ask.authority.to_owned());
+        let _alone = gate.enter().await;
+        if let Some(login) = self.known(ask.authority) {
+            return Ok(Some(login));
         }
         let fresh = fetch(transport, ask, &ecr, keys).await?;
         self.lock().insert(ask.authority.to_owned(), fresh.clone());
         Ok(Some(fresh.login))
+    }
+
+    fn known(&self, authority: &str) -> Option<Login> {
+        let known = self.lock().get(authority).cloned()?;
+        (Timestamp::now() < known.until).then_some(known.login)
     }
 
     pub(crate) fn forget(&self, authority: &str) {
@@ -79,34 +91,45 @@ impl Tokens {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Granted>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// `ACCOUNT.dkr.ecr[-fips].REGION.amazonaws.com[.cn]`
+/// `ACCOUNT.dkr.ecr[-fips].REGION.amazonaws.com[.cn]`, `...amazonaws.eu`, and with IPv6 beside IPv4
+/// `ACCOUNT.dkr-ecr[-fips].REGION.on.aws`.
 fn of_name(authority: &str) -> Option<Ecr> {
-    let name = authority.strip_suffix(".cn").unwrap_or(authority);
-    let mut parts = name.strip_suffix(".amazonaws.com")?.split('.');
-    let (account, dkr, ecr) = (parts.next()?, parts.next()?, parts.next()?);
-    let region = parts.next()?;
-    let good = account.len() == 12
-        && account.bytes().all(|b| b.is_ascii_digit())
-        && dkr == "dkr"
-        && matches!(ecr, "ecr" | "ecr-fips")
-        && !region.is_empty()
-        && parts.next().is_none();
-    let endpoint = match ecr {
-        "ecr-fips" => Some(format!("https://ecr-fips.{region}.amazonaws.com")),
-        _ => None,
+    let (account, rest) = authority.split_once('.')?;
+    let good = account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit());
+    let dual_stack = rest.strip_prefix("dkr-").zip(rest.strip_suffix(".on.aws"));
+    let (rest, domain) = match (good, dual_stack) {
+        (false, _) => return None,
+        (true, Some((rest, _))) => (rest, "on.aws"),
+        (true, None) => {
+            let domains = ["amazonaws.com", "amazonaws.com.cn", "amazonaws.eu"];
+            let of = |domain: &&str| rest.strip_suffix(domain).is_some_and(|r| r.ends_with('.'));
+            (rest.strip_prefix("dkr.")?, domains.into_iter().find(of)?)
+        }
     };
-    good.then(|| Ecr {
+    let (ecr, rest) = rest.split_once('.')?;
+    let region = rest.strip_suffix(domain)?.strip_suffix('.')?;
+    if region.is_empty() || region.contains('.') {
+        return None;
+    }
+    let endpoint = match (ecr, domain) {
+        ("ecr" | "ecr-fips", "on.aws") => Some(format!("https://{ecr}.{region}.api.aws")),
+        ("ecr", "amazonaws.eu") => Some(format!("https://api.ecr.{region}.amazonaws.eu")),
+        ("ecr-fips", _) => Some(format!("https://ecr-fips.{region}.{domain}")),
+        ("ecr", _) => None,
+        _ => return None,
+    };
+    Some(Ecr {
         region: region.to_owned(),
         endpoint,
     })
 }
 
-/// Scheme, authority and path of the API.
-fn endpoint(ecr: &Ecr) -> Result<(bool, String), String> {
+/// Whether the API is spoken plainly, and its authority.
+pub(crate) fn endpoint(ecr: &Ecr) -> Result<(bool, String), String> {
     let china = ecr.region.starts_with("cn-");
     let domain = match china {
         true => "amazonaws.com.cn",
@@ -201,6 +224,8 @@ async fn fetch(
             body,
             headers,
         }),
+        deadline: asked.deadline,
+        has_other: asked.has_other,
     };
     let answer = transport.send(&ask, None).await?;
     let status = answer.response.status();
@@ -261,8 +286,23 @@ mod tests {
             fips.endpoint.unwrap(),
             "https://ecr-fips.us-east-1.amazonaws.com"
         );
+        let endpoint = |name: &str| of_name(name).and_then(|ecr| ecr.endpoint);
+        let dual = "123456789012.dkr-ecr.eu-west-1.on.aws";
+        assert_eq!(endpoint(dual).unwrap(), "https://ecr.eu-west-1.api.aws");
+        let dual = "123456789012.dkr-ecr-fips.us-east-1.on.aws";
+        assert_eq!(
+            endpoint(dual).unwrap(),
+            "https://ecr-fips.us-east-1.api.aws"
+        );
+        let europe = "123456789012.dkr.ecr.eusc-de-east-1.amazonaws.eu";
+        let own = "https://api.ecr.eusc-de-east-1.amazonaws.eu";
+        assert_eq!(endpoint(europe).unwrap(), own);
         for other in [
             "public.ecr.aws",
+            "123456789012.dkr-ecr.eu-west-1.amazonaws.com",
+            "123456789012.dkr.ecr.eu-west-1.on.aws",
+            "123456789012.dkr.ecr..amazonaws.com",
+            "123456789012.dkr.sqs.eu-west-1.amazonaws.com",
             "12345678901.dkr.ecr.eu-west-1.amazonaws.com",
             "123456789012.dkr.ecr.eu-west-1.amazonaws.com.evil.example",
             "123456789012.dkr.ecr.a.b.amazonaws.com",

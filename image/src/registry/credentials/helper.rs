@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use super::Login;
 use crate::error::{ImageError, printable};
@@ -21,6 +22,10 @@ use crate::error::{ImageError, printable};
 /// Helpers that ask another service need a moment.
 const TIME_MAX: Duration = Duration::from_secs(30);
 const ANSWER_MAX: u64 = 64 * 1024;
+/// How long what a helper wrote last may take to arrive after its end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// The agent's own secret, which is no helper's business.
+const JOIN_TOKEN: &str = "LONGSHORE_JOIN_TOKEN";
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -94,24 +99,78 @@ fn program(name: &str) -> Result<PathBuf, String> {
 async fn talk(program: &Path, server: &str) -> std::io::Result<(bool, Vec<u8>)> {
     let mut child = Command::new(program)
         .arg("get")
+        .env_remove(JOIN_TOKEN)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
+        .process_group(0)
         .kill_on_drop(true)
         .spawn()?;
+    let mut group = Group::of(&child);
     if let Some(mut stdin) = child.stdin.take() {
         // A helper that needs no question may be gone already.
         drop(stdin.write_all(format!("{server}\n").as_bytes()).await);
     }
     let mut said = Vec::new();
+    let mut ended = None;
     if let Some(stdout) = child.stdout.take() {
-        stdout.take(ANSWER_MAX + 1).read_to_end(&mut said).await?;
+        let mut stdout = stdout.take(ANSWER_MAX + 1);
+        while ended.is_none() {
+            tokio::select! {
+                biased;
+                read = stdout.read_buf(&mut said) => if read? == 0 { break },
+                status = child.wait() => {
+                    ended = Some(status?);
+                    group.leave();
+                }
+            }
+        }
+        // What it leaves behind, an agent for instance, may keep our pipe open and never write to it.
+        while ended.is_some() && serde_json::from_slice::<Answer>(&said).is_err() {
+            match tokio::time::timeout(LAST_WORDS, stdout.read_buf(&mut said)).await {
+                Ok(Ok(0)) | Err(_) => break,
+                Ok(read) => read?,
+            };
+        }
     }
-    if said.len() as u64 > ANSWER_MAX {
+    if said.len() as u64 > ANSWER_MAX && ended.is_none() {
         // It would wait for a reader.
-        child.start_kill()?;
+        group.kill();
     }
-    Ok((child.wait().await?.success(), said))
+    let status = match ended {
+        Some(status) => status,
+        None => child.wait().await?,
+    };
+    group.leave();
+    Ok((status.success(), said))
+}
+
+/// A helper and whatever it started: they end together, unless the helper ends well by itself.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Group {
+        let pid = child.id().and_then(|id| i32::try_from(id).ok());
+        Group(pid.and_then(Pid::from_raw))
+    }
+
+    /// Nothing has waited for the helper yet, or its number could be somebody else's by now.
+    fn kill(&mut self) {
+        if let Some(group) = self.0.take() {
+            // Gone already is as good.
+            kill_process_group(group, Signal::KILL).ok();
+        }
+    }
+
+    fn leave(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+    }
 }
 
 #[cfg(test)]
@@ -196,10 +255,62 @@ mod tests {
 
     #[tokio::test]
     async fn a_helper_that_never_ends_is_given_up() {
-        let script = Script::new("exec sleep 1000").await;
+        // As most are: a script that waits for a program.
+        let script = Script::new("sleep 1000 & echo $! >$0.child; wait").await;
         let path = script.dir.path().join("helper").display().to_string();
         let error = get_within(Duration::from_secs(1), &path, "r.io").await;
         let error = error.unwrap_err().to_string();
         assert!(error.contains("no answer for 1 s"), "{error}");
+        let child = std::fs::read_to_string(format!("{path}.child")).unwrap();
+        let child = Pid::from_raw(child.trim().parse().unwrap()).unwrap();
+        let is_gone = || rustix::process::test_kill_process(child).is_err() || is_dead(child);
+        while !is_gone() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Ended, and perhaps not waited for by whoever has it now.
+    fn is_dead(pid: Pid) -> bool {
+        let stat = format!("/proc/{}/stat", pid.as_raw_nonzero());
+        let stat = std::fs::read_to_string(stat).unwrap_or_default();
+        stat.rsplit(") ")
+            .next()
+            .is_none_or(|s| s.starts_with(['Z', 'X']))
+    }
+
+    #[tokio::test]
+    async fn what_a_helper_leaves_running_is_not_waited_for() {
+        let script =
+            Script::new(r#"sleep 1000 & echo $! >$0.child; echo '{"Username":"u","Secret":"p"}'"#)
+                .await;
+        let path = script.dir.path().join("helper").display().to_string();
+        let found = get_within(Duration::from_secs(20), &path, "r.io").await;
+        let child = std::fs::read_to_string(format!("{path}.child")).unwrap();
+        let child = Pid::from_raw(child.trim().parse().unwrap()).unwrap();
+        rustix::process::kill_process(child, Signal::KILL).unwrap();
+        assert!(found.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_helper_does_not_inherit_the_agents_own_secret() {
+        if std::env::var(JOIN_TOKEN).is_err() {
+            // Once more, in a process that has the secret.
+            let itself = std::process::Command::new(std::env::current_exe().unwrap())
+                .arg("a_helper_does_not_inherit_the_agents_own_secret")
+                .env(JOIN_TOKEN, "s3cr3t")
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&itself.stdout);
+            assert!(
+                itself.status.success() && said.contains("1 passed"),
+                "{said}"
+            );
+            return;
+        }
+        let script = Script::new("env >$0.env; echo '{}'").await;
+        script.get().await.unwrap();
+        let path = script.dir.path().join("helper.env");
+        let seen = std::fs::read_to_string(path).unwrap();
+        assert!(seen.contains("PATH=") && !seen.contains("s3cr3t"));
     }
 }

@@ -42,8 +42,21 @@ const BUFFER: usize = 256 * 1024;
 /// An HTTP client whose connections are ours.
 pub(super) type HttpClient = Client<HttpsConnector<Dial>, Full<Bytes>>;
 
+/// The authorities that this host trusts; read once, however many clients there are.
+pub(super) fn system_authorities() -> rustls::RootCertStore {
+    let mut roots = rustls::RootCertStore::empty();
+    // A host without certificates still has loopback registries; HTTPS then fails by name, with its remedy.
+    let native = rustls_native_certs::load_native_certs();
+    for error in native.errors {
+        tracing::warn!(%error, "authorities of this host that cannot be read are not trusted");
+    }
+    roots.add_parsable_certificates(native.certs);
+    roots
+}
+
 /// A client that trusts the system's authorities and those of `ca_files`.
 pub(super) fn http_client(
+    system: &rustls::RootCertStore,
     ca_files: &[PathBuf],
     certificate: Option<&ClientCertificate>,
     routes: &Arc<Routes>,
@@ -52,10 +65,17 @@ pub(super) fn http_client(
     http.enforce_http(false);
     http.set_nodelay(true);
     http.set_connect_timeout(Some(CONNECT));
-    let tls = tls_config(ca_files, certificate)?;
+    let mut roots = system.clone();
+    for file in ca_files {
+        for certificate in certificates(file)? {
+            roots.add(certificate).map_err(|e| bad_pem(file, &e))?;
+        }
+    }
+    let roots = Arc::new(roots);
+    let tls = tls_config(&roots, certificate)?;
     // What is shown to a registry is no proxy's business.
     let to_proxy = HttpsConnectorBuilder::new()
-        .with_tls_config(tls_config(ca_files, None)?)
+        .with_tls_config(tls_config(&roots, None)?)
         .https_or_http()
         .enable_http1()
         .wrap_connector(http.clone());
@@ -77,23 +97,14 @@ pub(super) fn http_client(
 }
 
 fn tls_config(
-    ca_files: &[PathBuf],
+    roots: &Arc<rustls::RootCertStore>,
     certificate: Option<&ClientCertificate>,
 ) -> Result<rustls::ClientConfig, ImageError> {
-    let mut roots = rustls::RootCertStore::empty();
-    // A host without certificates still has loopback registries; HTTPS then fails by name, with its remedy.
-    let native = rustls_native_certs::load_native_certs();
-    roots.add_parsable_certificates(native.certs);
-    for file in ca_files {
-        for certificate in certificates(file)? {
-            roots.add(certificate).map_err(|e| bad_pem(file, &e))?;
-        }
-    }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| ImageError::new("prepare", "TLS", e))?
-        .with_root_certificates(roots);
+        .with_root_certificates(Arc::clone(roots));
     let Some(own) = certificate else {
         return Ok(builder.with_no_client_auth());
     };
@@ -348,11 +359,12 @@ mod tests {
     #[test]
     fn files_that_are_none_are_named() {
         let routes = Arc::new(routes("", "", "").unwrap());
+        let system = rustls::RootCertStore::empty();
         let missing = [PathBuf::from("/nonexistent/ca.pem")];
-        let error = http_client(&missing, None, &routes).unwrap_err();
+        let error = http_client(&system, &missing, None, &routes).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/ca.pem"), "{error}");
         let empty = tempfile::NamedTempFile::new().unwrap();
-        let error = http_client(&[empty.path().to_owned()], None, &routes).unwrap_err();
+        let error = http_client(&system, &[empty.path().to_owned()], None, &routes).unwrap_err();
         assert!(
             error.to_string().contains("holds no certificate"),
             "{error}"
@@ -361,7 +373,7 @@ mod tests {
             certificate: empty.path().to_owned(),
             key: "/nonexistent/key.pem".into(),
         };
-        let error = http_client(&[], Some(&own), &routes).unwrap_err();
+        let error = http_client(&system, &[], Some(&own), &routes).unwrap_err();
         assert!(
             error.to_string().contains("/nonexistent/key.pem"),
             "{error}"

@@ -65,6 +65,8 @@ async fn a_registry_that_never_answers_is_given_up_by_name() {
         accept: None,
         from: 0,
         post: None,
+        deadline: t.deadline(),
+        has_other: false,
     };
     let Err(Fault::Unreachable(error)) = t.send(&ask, None).await else {
         panic!("it answered");
@@ -89,6 +91,8 @@ async fn a_port_where_nobody_listens_is_unreachable() {
         accept: None,
         from: 0,
         post: None,
+        deadline: t.deadline(),
+        has_other: false,
     };
     let Err(Fault::Unreachable(error)) = t.send(&ask, None).await else {
         panic!("it answered");
