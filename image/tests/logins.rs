@@ -252,7 +252,8 @@ async fn ecrs_refusal_is_told_in_its_words() {
 #[tokio::test]
 async fn a_token_service_that_answers_badly_is_named_and_holds_no_pull() {
     const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
-    let answers: [(fn() -> Reply, &str); 8] = [
+    type Answer = fn() -> Reply;
+    let answers: [(Answer, &str); 8] = [
         (|| Reply::Hang(Vec::new()), "no answer for 1 s"),
         (|| Reply::Hang([HEAD, b"{"].concat()), "no byte for 1 s"),
         (
@@ -390,6 +391,7 @@ async fn repositories_of_ecr_share_one_user() {
     let store = Store::open(&dir.path().join("store"), registries).unwrap();
     let (one, other) = (registry.reference("a/b:t"), registry.reference("c/d:t"));
     let (one, other) = tokio::join!(store.pull(&one, |_| {}), store.pull(&other, |_| {}));
-    (one.unwrap(), other.unwrap());
+    one.unwrap();
+    other.unwrap();
     assert_eq!(ecr.asked().len(), 1);
 }
