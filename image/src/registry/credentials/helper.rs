@@ -264,7 +264,9 @@ mod tests {
         let child = std::fs::read_to_string(format!("{path}.child")).unwrap();
         let child = Pid::from_raw(child.trim().parse().unwrap()).unwrap();
         let is_gone = || rustix::process::test_kill_process(child).is_err() || is_dead(child);
+        let patience = std::time::Instant::now() + Duration::from_secs(10);
         while !is_gone() {
+            assert!(std::time::Instant::now() < patience, "{child:?} lives on");
             tokio::task::yield_now().await;
         }
     }
