@@ -296,8 +296,9 @@ async fn lead(mut socket: TcpStream, opened: Opened) -> std::io::Result<()> {
 }
 
 async fn refuse_plain(mut socket: TcpStream) -> std::io::Result<()> {
-    let mut some = [0; 4096];
-    socket.read(&mut some).await?;
+    if socket.read(&mut [0; 4096]).await? == 0 {
+        return Ok(());
+    }
     socket
         .write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
         .await?;
@@ -306,6 +307,8 @@ async fn refuse_plain(mut socket: TcpStream) -> std::io::Result<()> {
 
 /// Having read what was said, or the peer would see a reset in place of an end.
 async fn hang_up(mut socket: TcpStream) -> std::io::Result<()> {
-    socket.read(&mut [0; 4096]).await?;
+    if socket.read(&mut [0; 4096]).await? == 0 {
+        return Ok(());
+    }
     socket.shutdown().await
 }
