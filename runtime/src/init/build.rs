@@ -198,7 +198,7 @@ impl Build {
     }
 
     /// Where something that is no mount is made.
-    pub(super) fn place<'a>(&self, step: &str, path: &'a Path) -> Result<Place<'a>, StepError> {
+    pub(super) fn place<'a>(&'a self, step: &str, path: &'a Path) -> Result<Place<'a>, StepError> {
         self.floors.place(self.root()?, path, step)
     }
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::resolve;
+use super::resolve::{self, Held};
 use crate::StepError;
 use crate::error::Context;
 
@@ -23,7 +23,7 @@ pub(super) struct Floors(Vec<(PathBuf, OwnedFd)>);
 #[derive(Debug)]
 pub(super) struct Place<'a> {
     /// On the mount where the spec's text has it.
-    pub(super) directory: OwnedFd,
+    pub(super) directory: Held<'a>,
     pub(super) name: &'a OsStr,
     /// For messages.
     pub(super) path: &'a Path,
@@ -38,7 +38,7 @@ impl Floors {
 
     /// The directory for the last component of `path`, made if missing. `step` is for messages.
     pub(super) fn place<'a>(
-        &self,
+        &'a self,
         root: BorrowedFd<'_>,
         path: &'a Path,
         step: &str,
@@ -51,7 +51,7 @@ impl Floors {
             let floor = floor.filter_map(|(rest, mount)| Some((rest.ok()?, mount)));
             let directory = match { floor }.next() {
                 Some((rest, mount)) => resolve::make_below(mount, rest),
-                None => resolve::make_on_root(root, above),
+                None => resolve::make_on_root(root, above).map(Held::Own),
             };
             Ok((directory?, name))
         };

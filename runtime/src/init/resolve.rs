@@ -29,6 +29,22 @@ pub(super) enum Missing {
     Nothing,
 }
 
+/// A directory that was open already, or that was opened for its path.
+#[derive(Debug)]
+pub(super) enum Held<'a> {
+    Lent(BorrowedFd<'a>),
+    Own(OwnedFd),
+}
+
+impl AsFd for Held<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Held::Lent(directory) => *directory,
+            Held::Own(directory) => directory.as_fd(),
+        }
+    }
+}
+
 /// Opens what is there, symlinks followed inside `root`.
 pub(super) fn open(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
     open_with(root, path, OFlags::PATH)
@@ -142,24 +158,30 @@ pub(super) fn make_on_root(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd,
 
 /// The directory at `path` below the root of a mount, made if missing, on that mount. EXDEV where another mount
 /// stands in the way, ELOOP where a symlink does: its text would count from another root.
-pub(super) fn make_below(mount: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
+pub(super) fn make_below<'a>(mount: &'a OwnedFd, path: &Path) -> Result<Held<'a>, Errno> {
+    if path.as_os_str().is_empty() {
+        return Ok(Held::Lent(mount.as_fd()));
+    }
     let walk = Walk {
         stays: true,
         links: MAX_LINKS,
         ..Walk::new(mount.as_fd(), path)?
     };
-    walk.run(Missing::Directory)
+    walk.run(Missing::Directory).map(Held::Own)
 }
 
 /// The directory that holds `path`'s last component, made if missing, and that component.
 pub(super) fn parent<'a>(
-    root: BorrowedFd<'_>,
+    root: BorrowedFd<'a>,
     path: &'a Path,
-) -> Result<(OwnedFd, &'a OsStr), Errno> {
+) -> Result<(Held<'a>, &'a OsStr), Errno> {
     let name = path.file_name().ok_or(Errno::INVAL)?;
     let directory = match path.parent() {
-        Some(none) if none.as_os_str().is_empty() => rustix::io::fcntl_dupfd_cloexec(root, 0)?,
-        other => open_or_make(root, other.unwrap_or(Path::new("/")), Missing::Directory)?,
+        Some(none) if none.as_os_str().is_empty() => Held::Lent(root),
+        other => {
+            let path = other.unwrap_or(Path::new("/"));
+            Held::Own(open_or_make(root, path, Missing::Directory)?)
+        }
     };
     Ok((directory, name))
 }
