@@ -67,7 +67,8 @@ pub(crate) fn headers(text: &str) {
             }
         }
     }
-    patience::retry_after(&with(header::RETRY_AFTER), Timestamp::UNIX_EPOCH);
+    patience::retry_after(&with(header::RETRY_AFTER), Timestamp::UNIX_EPOCH)
+        .map(patience::no_sooner_than);
     blob::range_start(&with(header::CONTENT_RANGE));
 }
 

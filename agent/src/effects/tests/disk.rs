@@ -7,12 +7,21 @@ use super::*;
 fn the_containers_of_a_task_share_its_disk_which_goes_with_it() {
     on_a_host(|ground| async move {
         let mut agent = ground.agent().await;
-        let script = "echo $(/bin/busybox fallocate -l 900m /x 2>&1 && echo mine); sleep 1000";
-        let mut task = ground.task(1, script);
+        // The first has its file when it makes the directories by which the second knows: two that took at once might
+        // both end with a part.
+        let takes = "/bin/busybox fallocate -l 900m /x";
+        let first = format!(
+            "{takes} && for n in $(/bin/busybox seq 200); do /bin/busybox mkdir /$n; done && echo mine; sleep 1000"
+        );
+        let second = format!(
+            "until [ $(($(/bin/busybox stat -f -c '%c - %d' /))) -gt 150 ]; do /bin/busybox usleep 10000; done; \
+             {takes} 2>&1; sleep 1000"
+        );
+        let mut task = ground.task(1, &first);
         task.ephemeral_storage = Some(1);
-        let mut second = task.containers[0].clone();
-        second.name = "second".to_owned();
-        task.containers.push(second);
+        let mut other = ground.task(1, &second).containers.remove(0);
+        other.name = "second".to_owned();
+        task.containers.push(other);
         agent.want("s", 1, vec![run(task.clone())]).await;
         let notice = reaches(&mut agent, 1, Status::Running).await;
         let mut said = Vec::new();

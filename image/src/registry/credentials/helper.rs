@@ -255,14 +255,30 @@ mod tests {
 
     #[tokio::test]
     async fn a_helper_that_never_ends_is_given_up() {
+        let script = Script::new("exec sleep 1000").await;
+        let path = script.dir.path().join("helper").display().to_string();
+        let error = get_within(Duration::ZERO, &path, "r.io").await;
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("no answer for 0 s"), "{error}");
+        drop(script);
         // As most are: a script that waits for a program.
         let script = Script::new("sleep 1000 & echo $! >$0.child; wait").await;
         let path = script.dir.path().join("helper").display().to_string();
-        let error = get_within(Duration::from_secs(1), &path, "r.io").await;
-        let error = error.unwrap_err().to_string();
-        assert!(error.contains("no answer for 1 s"), "{error}");
-        let child = std::fs::read_to_string(format!("{path}.child")).unwrap();
-        let child = Pid::from_raw(child.trim().parse().unwrap()).unwrap();
+        let written = format!("{path}.child");
+        let said = async {
+            loop {
+                let said = std::fs::read_to_string(&written).unwrap_or_default();
+                if let Some(pid) = said.strip_suffix('\n') {
+                    break pid.parse().unwrap();
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        // Given up by dropping it, as the end of its time does.
+        let child = tokio::select! {
+            never = get_within(Duration::from_secs(60), &path, "r.io") => panic!("{never:?}"),
+            pid = said => Pid::from_raw(pid).unwrap(),
+        };
         let is_gone = || rustix::process::test_kill_process(child).is_err() || is_dead(child);
         let patience = std::time::Instant::now() + Duration::from_secs(10);
         while !is_gone() {

@@ -31,8 +31,8 @@ pub(in crate::registry) fn backoff(attempt: u32) -> Duration {
 }
 
 /// What a busy registry asked for, and up to a quarter more: it asked everybody.
-pub(super) fn no_sooner_than(asked: Duration) -> Duration {
-    asked + share_of(asked / 4)
+pub(in crate::registry) fn no_sooner_than(asked: Duration) -> Duration {
+    asked.saturating_add(share_of(asked / 4))
 }
 
 fn share_of(most: Duration) -> Duration {
@@ -61,6 +61,10 @@ mod tests {
         let asked = Duration::from_secs(8);
         let wait = no_sooner_than(asked);
         assert!(wait >= asked && wait <= asked + asked / 4, "{wait:?}");
+        // Whatever a registry says.
+        for seconds in [u64::MAX, u64::MAX / 4 * 3] {
+            assert!(no_sooner_than(Duration::from_secs(seconds)) >= Duration::from_secs(seconds));
+        }
     }
 
     #[test]
