@@ -11,7 +11,7 @@ fn the_containers_of_a_task_share_its_disk_which_goes_with_it() {
         // both end with a part.
         let takes = "/bin/busybox fallocate -l 900m /x";
         let first = format!(
-            "{takes} && for n in $(/bin/busybox seq 200); do /bin/busybox mkdir /$n; done && echo mine; sleep 1000"
+            "{takes} && echo mine; for n in $(/bin/busybox seq 200); do /bin/busybox mkdir /$n; done; sleep 1000"
         );
         let second = format!(
             "until [ $(($(/bin/busybox stat -f -c '%c - %d' /))) -gt 150 ]; do /bin/busybox usleep 10000; done; \
